@@ -1,0 +1,1 @@
+"""The configuration: schema, loading with overrides, and where each value came from."""

@@ -1,0 +1,281 @@
+"""The one configuration schema: every key, its unit, its default and why. Unknown keys are errors.
+
+Read with `tutelage.config.load`; `tutelage config schema` prints it as JSON Schema for editors.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+
+class Section(BaseModel):
+    """A part of the configuration; keys that are not in the schema are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=())
+
+
+class TooLong(StrEnum):
+    """What happens to a document longer than `data.max_tokens`."""
+
+    ERROR = "error"
+    DROP = "drop"
+    DROP_OLDEST_TURNS = "drop_oldest_turns"
+
+
+class TrainOn(StrEnum):
+    """Which assistant turns carry loss."""
+
+    ASSISTANT = "assistant"
+    LAST_TURN = "last_turn"
+
+
+class ControlStrings(StrEnum):
+    """What happens to text of a message that looks like a control token, such as `<|im_end|>` typed by a user."""
+
+    TEXT = "text"
+    REFUSE = "refuse"
+
+
+class Method(StrEnum):
+    """Full fine-tuning of every weight, or low-rank adapters."""
+
+    FULL = "full"
+    LORA = "lora"
+
+
+class Layout(StrEnum):
+    """How the documents of a step are laid out for the model; the loss does not depend on it."""
+
+    AUTO = "auto"
+    PACKED = "packed"
+    PADDED = "padded"
+    SINGLE = "single"
+
+
+class Schedule(StrEnum):
+    """Learning rate after warm-up."""
+
+    COSINE = "cosine"
+    LINEAR = "linear"
+    CONSTANT = "constant"
+
+
+class Precision(StrEnum):
+    """Arithmetic of the forward and backward pass; master weights stay fp32 unless `bf16_pure`."""
+
+    AUTO = "auto"
+    FP32 = "fp32"
+    BF16 = "bf16"
+    BF16_PURE = "bf16_pure"
+
+
+def _layout_from_bool(value: Any) -> Any:
+    if isinstance(value, bool):
+        return Layout.PACKED if value else Layout.PADDED
+    return value
+
+
+class ModelConfig(Section):
+    """The base model."""
+
+    path: str = "lab"
+    """A local Hugging Face folder, a Hub name, or `lab` for the small base model that ships with tutelage."""
+    revision: str | None = None
+    """Commit, tag or branch of a Hub model; the commit it resolves to is recorded with the run."""
+    template: str | None = None
+    """Chat template: None keeps the model's own; otherwise `chatml`, `llama3`, `plain`, or a path to a .jinja file."""
+    attention: Literal["auto", "tutelage", "sdpa", "eager"] = "auto"
+    """Attention implementation; `auto` takes the per-document one where the model can be isolated, else sdpa."""
+    dropout: float | None = Field(default=None, ge=0, lt=1)
+    """Dropout of attention and hidden layers, for every dropout setting the architecture has; None keeps the model's."""
+
+
+class Columns(Section):
+    """Names of the columns of one source, where they differ from the format's own."""
+
+    messages: str | None = None
+    prompt: str | None = None
+    completion: str | None = None
+    instruction: str | None = None
+    input: str | None = None
+    output: str | None = None
+    system: str | None = None
+    history: str | None = None
+    chosen: str | None = None
+    rejected: str | None = None
+    tools: str | None = None
+    text: str | None = None
+
+
+class SourceConfig(Section):
+    """One source of examples."""
+
+    path: str
+    """File, folder, glob, or Hub data set name (`hub:owner/name`). Formats: .jsonl, .json, .txt, .gz of these, .parquet, .csv."""
+    kind: Literal["auto", "messages", "sharegpt", "alpaca", "prompt_completion", "preference", "text"] = "auto"
+    """Layout of a row; `auto` looks at the first rows and says what it took them for."""
+    name: str | None = None
+    """Name of the source in curves and reports; None takes the file's stem."""
+    weight: float | None = Field(default=None, gt=0)
+    """Multiplier on this source's epochs: 2 means each of its documents is seen twice per epoch, 0.5 half of them."""
+    share: float | None = Field(default=None, gt=0, lt=1)
+    """Share of this source in all trained tokens, e.g. 0.1 for 10 % replay. Sources without a share divide the rest."""
+    epochs: float | None = Field(default=None, gt=0)
+    """At most this many passes over this source in the whole run."""
+    columns: Columns = Columns()
+    """Column names of this source, where they differ from the format's own."""
+    split: str = "train"
+    """Split of a Hub data set."""
+    limit: int | None = Field(default=None, gt=0)
+    """Use the first rows only, for a trial."""
+
+    @model_validator(mode="after")
+    def _weight_or_share(self) -> SourceConfig:
+        if self.weight is not None and self.share is not None:
+            raise ValueError("give either weight or share, not both")
+        return self
+
+
+class DataConfig(Section):
+    """What is learned from, and what of it counts."""
+
+    train: list[SourceConfig] = []
+    """Sources to train on."""
+    held_out: list[SourceConfig] = []
+    """Sources to evaluate on; in addition to what `held_out_fraction` takes away from `train`."""
+    held_out_fraction: float = Field(default=0.0, ge=0, lt=1)
+    """Part of each training source kept for evaluation, chosen by content hash; near-identical prompts stay on one side."""
+    max_tokens: int = Field(default=2048, gt=1)
+    """Longest document in tokens."""
+    too_long: TooLong = TooLong.ERROR
+    """What to do with longer ones: `error`, `drop` (counted) or `drop_oldest_turns` (counted). Nothing is ever cut silently."""
+    max_bad_fraction: float = Field(default=0.0, ge=0, le=1)
+    """Rows of a source that may be unusable before the run stops; 0 asks you to look at the first one."""
+    train_on: TrainOn = TrainOn.ASSISTANT
+    """Which assistant turns are trained: all, or only the last."""
+    train_reasoning: bool = True
+    """Whether reasoning content of trained turns carries loss."""
+    train_tool_calls: bool = True
+    """Whether tool calls of trained turns carry loss."""
+    control_strings: ControlStrings = ControlStrings.TEXT
+    """Control tokens typed into message text: keep them as `text`, or `refuse` the row."""
+
+
+class LoraConfig(Section):
+    """Low-rank adapters (LoRA, arXiv 2106.09685), through peft."""
+
+    rank: int = Field(default=16, gt=0)
+    """Rank r of the update."""
+    alpha: float = Field(default=32.0, gt=0)
+    """Scale: the update is multiplied by alpha / rank; twice the rank is the usual choice."""
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Dropout on the adapter's input."""
+    targets: str | list[str] = "all-linear"
+    """Modules to adapt: `all-linear`, or a list of module names."""
+    rslora: bool = False
+    """Scale by alpha / sqrt(rank) (arXiv 2312.03732)."""
+    dora: bool = False
+    """Weight-decomposed adapters (arXiv 2402.09353)."""
+
+
+class EarlyStopping(Section):
+    """Stop when the held-out loss no longer improves; the best checkpoint is the result."""
+
+    patience: int = Field(default=3, gt=0)
+    """Evaluations without improvement before the run stops."""
+    min_improvement: float = Field(default=0.0, ge=0)
+    """Smallest fall of the held-out loss (nats per token) that counts."""
+
+
+class TrainConfig(Section):
+    """How it is learned."""
+
+    method: Method = Method.FULL
+    """`full` or `lora`."""
+    epochs: float = Field(default=1.0, gt=0)
+    """Passes over the documents."""
+    max_steps: int | None = Field(default=None, gt=0)
+    """Stop after this many optimiser steps, whatever `epochs` says."""
+    learning_rate: float = Field(default=2e-5, gt=0)
+    """Peak learning rate. SFT wants far less than pre-training: 1e-5 to 5e-5 full, 1e-4 to 5e-4 LoRA."""
+    schedule: Schedule = Schedule.COSINE
+    """Course of the learning rate after warm-up."""
+    warmup_fraction: float = Field(default=0.03, ge=0, lt=1)
+    """Part of all steps with rising learning rate."""
+    final_fraction: float = Field(default=0.1, ge=0, le=1)
+    """Learning rate at the end, as a part of the peak."""
+    batch_tokens: int = Field(default=16384, gt=0)
+    """Tokens per optimiser step over all ranks, at most. A step is a whole number of packs."""
+    batch_sequences: int | None = Field(default=None, gt=0)
+    """Documents per optimiser step; when set, it replaces `batch_tokens`."""
+    micro_tokens: int | None = Field(default=None, gt=1)
+    """Tokens of one forward pass (one pack); None takes `data.max_tokens`."""
+    packing: Annotated[Layout, BeforeValidator(_layout_from_bool)] = Layout.AUTO
+    """`auto` packs when the model can be isolated; `true`/`packed`, `false`/`padded`, or `single` (one document a pass)."""
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    """Seed of order, dropout, NEFTune noise and new weights."""
+    precision: Precision = Precision.AUTO
+    """`auto` takes bf16 on a GPU and fp32 on a CPU."""
+    weight_decay: float = Field(default=0.0, ge=0)
+    """Decoupled weight decay, on matrices only."""
+    betas: tuple[float, float] = (0.9, 0.95)
+    """AdamW decay rates of the first and second moment."""
+    epsilon: float = Field(default=1e-8, gt=0)
+    """AdamW denominator term."""
+    clip_grad_norm: float = Field(default=1.0, ge=0)
+    """Largest gradient norm; 0 turns clipping off."""
+    neftune_alpha: float = Field(default=0.0, ge=0)
+    """Noise on the embeddings (NEFTune, arXiv 2310.05914); 5 is the paper's smallest setting, 0 off."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, about a third more time."""
+    lora: LoraConfig = LoraConfig()
+    """Adapter settings, used when `method` is `lora`."""
+    evaluate_every_steps: int | None = Field(default=None, gt=0)
+    """Steps between evaluations; None evaluates before, after, and ten times in between when there is held-out data."""
+    early_stopping: EarlyStopping | None = None
+    """Stop when held-out loss no longer improves."""
+    checkpoint_every_steps: int | None = Field(default=None, gt=0)
+    """Steps between checkpoints; None keeps only the best (with held-out data) and the last."""
+    keep_checkpoints: int = Field(default=2, gt=0)
+    """How many checkpoints stay on disk beside the best."""
+    device: str = "auto"
+    """`auto`, `cpu`, `cuda`, or `cuda:N`."""
+    threads: int | None = Field(default=None, gt=0)
+    """CPU threads of one process; None leaves torch's choice."""
+
+
+class SampleConfig(Section):
+    """Answers written before, during and after training, so that one can see what changes."""
+
+    prompts: list[str] = []
+    """Prompts to answer; without any, the first few held-out or training prompts serve."""
+    count: int = Field(default=4, ge=0)
+    """How many prompts are taken from the data when `prompts` is empty."""
+    max_new_tokens: int = Field(default=96, gt=0)
+    """Longest answer in tokens."""
+    system: str | None = None
+    """System message of the sampled conversations."""
+
+
+class RunConfig(Section):
+    """Where the run is kept."""
+
+    dir: str | None = None
+    """Run directory; None makes `runs/<date>-<name>`."""
+    name: str = "sft"
+    """Name in the default run directory."""
+    trackers: list[Literal["tensorboard", "wandb", "trackio"]] = []
+    """Experiment trackers beside the run's own files; each needs its extra installed."""
+
+
+class Config(Section):
+    """A whole run."""
+
+    model: ModelConfig = ModelConfig()
+    data: DataConfig = DataConfig()
+    train: TrainConfig = TrainConfig()
+    sample: SampleConfig = SampleConfig()
+    run: RunConfig = RunConfig()
