@@ -1,0 +1,80 @@
+"""Checksums of a folder's files, so that a damaged or half-copied model or checkpoint is noticed before it is used."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from tutelage.files.atomic import write_json
+
+MANIFEST_NAME = "manifest.json"
+FORMAT_VERSION = 1
+
+
+def sha256_file(path: str | Path) -> str:
+    """Return the SHA-256 of a file's bytes in hex."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_manifest(folder: str | Path, *, about: Mapping[str, Any] | None = None) -> None:
+    """Write `manifest.json`: size and SHA-256 of every file below `folder`, and what the caller adds in `about`."""
+    folder = Path(folder)
+    files = {
+        name: {"size": path.stat().st_size, "sha256": sha256_file(path)} for name, path in _files_below(folder).items()
+    }
+    write_json(folder / MANIFEST_NAME, {"format": FORMAT_VERSION, "about": dict(about or {}), "files": files})
+
+
+def read_manifest(folder: str | Path) -> dict[str, Any]:
+    """Return the manifest of `folder`.
+
+    Raises: FileNotFoundError when there is none; ValueError when it is not a manifest.
+    """
+    path = Path(folder) / MANIFEST_NAME
+    manifest = json.loads(path.read_bytes())
+    if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict):
+        raise ValueError(f"{path} is not a manifest")
+    return manifest
+
+
+def verify_manifest(folder: str | Path) -> list[str]:
+    """Return what differs between `folder` and its manifest, in words; an empty list means all is as it was written."""
+    folder = Path(folder)
+    try:
+        expected = read_manifest(folder)["files"]
+    except FileNotFoundError:
+        return [f"{MANIFEST_NAME} is missing"]
+    except ValueError as error:
+        return [f"{MANIFEST_NAME} cannot be read: {error}"]
+    present = _files_below(folder)
+    problems = [f"{name} is not in the manifest" for name in sorted(present.keys() - expected.keys())]
+    for name, facts in sorted(expected.items()):
+        problem = _difference(folder, name, facts)
+        if problem:
+            problems.append(problem)
+    return problems
+
+
+def _difference(folder: Path, name: str, facts: Any) -> str | None:
+    relative = PurePosixPath(name)
+    if relative.is_absolute() or ".." in relative.parts or not isinstance(facts, dict):
+        return f"{name} is not an entry that a manifest may have"
+    path = folder / relative
+    if not path.is_file():
+        return f"{name} is missing"
+    size = path.stat().st_size
+    if size != facts.get("size"):
+        return f"{name} has {size} bytes instead of {facts.get('size')}"
+    if sha256_file(path) != facts.get("sha256"):
+        return f"{name} has other content (SHA-256 differs)"
+    return None
+
+
+def _files_below(folder: Path) -> dict[str, Path]:
+    files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    files.pop(MANIFEST_NAME, None)
+    return files
