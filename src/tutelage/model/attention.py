@@ -1,0 +1,305 @@
+"""Attention that stays inside a document, for any model that takes its attention from transformers' public interface.
+
+`register_attention()` adds one implementation, "tutelage", next to transformers' own "sdpa". Outside of
+`document_attention(batch)` it is "sdpa" (plus soft-capping and attention sinks, which sdpa lacks). Inside, the model's own
+mask construction returns a `DocumentMask` in place of a T x T tensor; the model hands it down to each layer like any mask, and
+the attention function runs document by document. Because the boundaries travel as the mask, a layer that is computed
+again by gradient checkpointing sees the same ones.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+from tutelage.config.schema import Layout
+from tutelage.pack.batch import Batch
+
+# B rows, T tokens, L tokens of one document, H query heads, K key heads, E channels of a head
+
+NAME = "tutelage"
+
+_batch: ContextVar[Batch | None] = ContextVar("tutelage_batch", default=None)
+
+
+@dataclass(frozen=True)
+class AttentionChoice:
+    """Which attention implementation a model gets, and why."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True, eq=False)
+class DocumentMask:
+    """Where the documents of a packed stream [1, T] lie, and which keys a query may see inside its own document.
+
+    `lengths` are on the host; `cu_seqlens` [D + 1] int32 is the same on the device. `local_size` is the attention window or
+    chunk in tokens, None when all earlier tokens are seen. `rule` builds the boolean mask [1, 1, L, L] of a document
+    (start, length) for those that causality alone does not describe.
+    """
+
+    lengths: tuple[int, ...]
+    cu_seqlens: Tensor
+    local_size: int | None
+    always_masked: bool
+    rule: Callable[[int, int], Tensor | None]
+    _built: dict[int, Tensor | None] = field(default_factory=dict)
+
+    @property
+    def is_causal_only(self) -> bool:
+        """Whether causality inside the document is the whole rule, for every document of the pack."""
+        return not self.always_masked and (self.local_size is None or max(self.lengths) <= self.local_size)
+
+    def within(self, start: int, length: int) -> Tensor | None:
+        """Return the mask [1, 1, L, L] of the document at `start`, or None where plain causality is the rule."""
+        if not self.always_masked and (self.local_size is None or length <= self.local_size):
+            return None
+        if start not in self._built:
+            self._built[start] = self.rule(start, length)
+        return self._built[start]
+
+
+def register_attention() -> None:
+    """Make "tutelage" known to transformers as an attention implementation; more than once does no harm."""
+    AttentionInterface.register(NAME, document_attention_forward)
+    AttentionMaskInterface.register(NAME, document_mask)
+
+
+def choose_attention(config: Any, device: torch.device | str, requested: str = "auto") -> AttentionChoice:
+    """Choose the attention implementation for a model configuration.
+
+    This is only the first word: whether the model really keeps documents apart is for `probe_isolation` to say.
+    """
+    if requested != "auto":
+        return AttentionChoice(requested, "asked for by model.attention")
+    mixers = _stateful_layers(config)
+    if mixers:
+        return AttentionChoice("sdpa", f"layers of type {', '.join(mixers)} carry state across a whole row")
+    where = "torch varlen kernel" if torch.device(device).type == "cuda" else "scaled dot product attention"
+    return AttentionChoice(NAME, f"attention per document through {where}")
+
+
+def _stateful_layers(config: Any) -> list[str]:
+    """Return the declared layer types that are not attention (convolution, state space, linear attention)."""
+    return sorted(
+        {kind for kind in getattr(config, "layer_types", None) or () if "attention" not in kind or "linear" in kind}
+    )
+
+
+@contextmanager
+def document_attention(batch: Batch) -> Iterator[None]:
+    """Tell the attention of any model run inside that `batch` is what it sees. Padded batches change nothing."""
+    token = _batch.set(batch if batch.layout is not Layout.PADDED else None)
+    try:
+        yield
+    finally:
+        _batch.reset(token)
+
+
+def attention_kwargs(batch: Batch) -> dict[str, Tensor | bool | None]:
+    """Return the keyword arguments of a model's forward pass that describe a batch."""
+    return {
+        "input_ids": batch.input_ids,
+        "position_ids": batch.position_ids,
+        "attention_mask": batch.attention_mask,
+        "use_cache": False,
+    }
+
+
+def document_mask(batch_size: int, q_length: int, kv_length: int, **kwargs: Any) -> Tensor | DocumentMask | None:
+    """Return the mask of one kind of layer: transformers calls this once per kind and forward pass."""
+    batch = _batch.get()
+    if batch is None or batch_size != 1 or not q_length == kv_length == batch.num_tokens:
+        ordinary: Tensor | None = sdpa_mask(batch_size, q_length, kv_length, **kwargs)
+        return ordinary
+
+    def rule(start: int, length: int) -> Tensor | None:
+        square = {
+            **kwargs,
+            "q_offset": start,
+            "kv_offset": start,
+            "allow_is_causal_skip": False,
+            "attention_mask": None,
+        }
+        mask: Tensor | None = sdpa_mask(1, length, length, **square)
+        return mask
+
+    return DocumentMask(
+        lengths=batch.lengths,
+        cu_seqlens=batch.cu_seqlens,
+        local_size=kwargs.get("local_size"),
+        always_masked=bool(kwargs.get("use_vmap") or kwargs.get("allow_is_bidirectional_skip")),
+        rule=rule,
+    )
+
+
+def document_attention_forward(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | DocumentMask | None,
+    *,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    softcap: float | None = None,
+    s_aux: Tensor | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """Attend; the signature is that of transformers' attention functions.
+
+    Shapes: query [B, H, T, E]; key, value [B, K, T, E]; s_aux [H], one attention sink logit a head; returns [B, T, H, E].
+    """
+    rules = Rules(scaling, dropout, softcap, s_aux)
+    if not isinstance(attention_mask, DocumentMask):
+        if rules.beyond_sdpa:
+            return _attend_ordinary(query, key, value, attention_mask, rules).transpose(1, 2), None
+        out, _ = sdpa_attention_forward(
+            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
+        )
+        return out, None
+    if _fits_varlen(query, value, attention_mask, rules, kwargs.get("sliding_window")):
+        return _attend_varlen(query, key, value, attention_mask, rules), None
+    return _attend_per_document(query, key, value, attention_mask, rules).transpose(1, 2), None
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What a layer asks of its attention beside the mask; `sinks` [H] are logits that take weight and give nothing."""
+
+    scaling: float | None
+    dropout: float
+    softcap: float | None
+    sinks: Tensor | None
+
+    @property
+    def beyond_sdpa(self) -> bool:
+        """Whether torch's scaled dot product attention cannot express it."""
+        return self.softcap is not None or self.sinks is not None
+
+
+def _attend_per_document(query: Tensor, key: Tensor, value: Tensor, mask: DocumentMask, rules: Rules) -> Tensor:
+    """Attend inside each document on its own: work grows with the sum of squared lengths, not with T squared."""
+    pieces = []
+    start = 0
+    for length in mask.lengths:
+        document = slice(start, start + length)
+        q, k, v = query[:, :, document], key[:, :, document], value[:, :, document]
+        pieces.append(_attend(q, k, v, mask.within(start, length), rules))
+        start += length
+    return torch.cat(pieces, dim=2)
+
+
+def _attend(query: Tensor, key: Tensor, value: Tensor, allowed: Tensor | None, rules: Rules) -> Tensor:
+    """Attend with a boolean mask [B, 1, Lq, Lk], or causally when it is None. Returns [B, H, Lq, E]."""
+    if rules.beyond_sdpa:
+        return _attend_explicitly(query, key, value, allowed, rules)
+    return nn.functional.scaled_dot_product_attention(
+        query,
+        key,
+        value,
+        attn_mask=allowed,
+        dropout_p=rules.dropout,
+        is_causal=allowed is None,
+        scale=rules.scaling,
+        enable_gqa=query.shape[1] != key.shape[1],
+    )
+
+
+def _attend_ordinary(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, rules: Rules) -> Tensor:
+    """Attend as `sdpa` would, with soft-capping and sinks: no mask means causal, or everything for a single query."""
+    Lq = query.shape[2]
+    if mask is None and Lq > 1:
+        key, value = key[:, :, :Lq], value[:, :, :Lq]
+    elif mask is None:
+        mask = torch.ones(1, 1, 1, key.shape[2], dtype=torch.bool, device=query.device)
+    return _attend_explicitly(query, key, value, mask, rules)
+
+
+def _attend_explicitly(query: Tensor, key: Tensor, value: Tensor, allowed: Tensor | None, rules: Rules) -> Tensor:
+    """Attend by writing the scores out: softmax([softcap(q k^T), sinks]) v, the softmax in at least fp32.
+
+    Source: soft-capping, Gemma 2 (arXiv 2408.00118, section 2); sinks, gpt-oss (arXiv 2508.10925) as in transformers.
+    """
+    B, H, Lq, E = query.shape
+    K, Lk = key.shape[1], key.shape[2]
+    grouped = query.reshape(B, K, (H // K) * Lq, E)
+    scaling = E**-0.5 if rules.scaling is None else rules.scaling
+    scores = (grouped @ key.transpose(2, 3)).reshape(B, H, Lq, Lk) * scaling
+    if rules.softcap is not None:
+        scores = torch.tanh(scores / rules.softcap) * rules.softcap
+    scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
+    if allowed is None:
+        allowed = torch.ones(Lq, Lk, dtype=torch.bool, device=query.device).tril()
+    if allowed.dtype == torch.bool:
+        scores = scores.masked_fill(~allowed, torch.finfo(scores.dtype).min)
+    else:
+        scores = scores + allowed
+    if rules.sinks is not None:
+        sinks = rules.sinks.to(scores.dtype).reshape(1, H, 1, 1).expand(B, H, Lq, 1)
+        scores = torch.cat([scores, sinks], dim=-1)
+    probabilities = scores.softmax(dim=-1)[..., :Lk].to(value.dtype)
+    probabilities = nn.functional.dropout(probabilities, rules.dropout)
+    return (probabilities.reshape(B, K, (H // K) * Lq, Lk) @ value).reshape(B, H, Lq, -1)
+
+
+def _fits_varlen(query: Tensor, value: Tensor, mask: DocumentMask, rules: Rules, window: int | None) -> bool:
+    """Whether torch's variable-length kernel computes exactly this layer on this device."""
+    simple = not rules.beyond_sdpa and rules.dropout == 0.0
+    covered = mask.is_causal_only or (not mask.always_masked and window is not None and window == mask.local_size)
+    shapes = query.shape[-1] == value.shape[-1] and query.shape[-1] <= 256 and query.shape[-1] % 8 == 0
+    half = _compute_dtype(query) in (torch.float16, torch.bfloat16)
+    return query.is_cuda and simple and covered and shapes and half and _varlen_kernel() is not None
+
+
+def _attend_varlen(query: Tensor, key: Tensor, value: Tensor, mask: DocumentMask, rules: Rules) -> Tensor:
+    """Attend through torch's FlashAttention kernel over cumulative lengths. Returns [1, T, H, E]."""
+    kernel = _varlen_kernel()
+    assert kernel is not None
+    dtype = _compute_dtype(query)
+    q, k, v = (x[0].transpose(0, 1).to(dtype) for x in (query, key, value))
+    longest = max(mask.lengths)
+    window = (-1, 0) if mask.is_causal_only or mask.local_size is None else (mask.local_size - 1, 0)
+    bounds = mask.cu_seqlens
+    out: Tensor = kernel(
+        q,
+        k,
+        v,
+        bounds,
+        bounds,
+        longest,
+        longest,
+        scale=rules.scaling,
+        window_size=window,
+        enable_gqa=q.shape[1] != k.shape[1],
+    )
+    return out[None]
+
+
+def _compute_dtype(tensor: Tensor) -> torch.dtype:
+    """Return the precision that autocast would give to attention; custom kernels are not cast by it."""
+    kind = tensor.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else tensor.dtype
+
+
+@functools.cache
+def _varlen_kernel() -> Callable[..., Tensor] | None:
+    """Return `torch.nn.attention.varlen.varlen_attn` where this torch has the options that are needed."""
+    try:
+        from torch.nn.attention.varlen import varlen_attn
+    except ImportError:
+        return None
+    has = inspect.signature(varlen_attn).parameters
+    return varlen_attn if {"scale", "window_size", "enable_gqa"} <= set(has) else None

@@ -1,0 +1,168 @@
+"""The one door from a batch to its losses: logits and cross-entropy at the supervised positions only.
+
+Most tokens of an instruction example carry no loss, and their logits, a vocabulary wide, would be most of the memory of a
+step. Here the hidden states are gathered just before the output embedding, so they are never made; whatever the model's own
+forward pass does to logits afterwards (soft-capping, scaling) still happens. Training and evaluation use the same door.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from tutelage.model.attention import attention_kwargs, document_attention
+from tutelage.pack.batch import Batch
+
+# B rows, T tokens, S supervised tokens, V vocabulary, C rows of one chunk
+
+CHUNK_ROWS = 1024
+
+
+@dataclass(frozen=True, eq=False)
+class TokenLosses:
+    """What each supervised token cost.
+
+    Shapes: all [S]. `loss` is the negative log likelihood in nats (fp32 or fp64, differentiable), `weight` its loss weight,
+    `correct` whether the target was the likeliest token, `document` the document's number within the batch.
+    """
+
+    loss: torch.Tensor
+    weight: torch.Tensor
+    correct: torch.Tensor
+    document: torch.Tensor
+
+    @property
+    def weighted_sum(self) -> torch.Tensor:
+        """Sum of weight times loss; divide by the weight of the whole step, not of this batch."""
+        return (self.loss * self.weight).sum()
+
+
+@dataclass(frozen=True)
+class LossSums:
+    """Sums over tokens; they add up over batches, ranks and steps, and are divided only when printed."""
+
+    loss_sum: float
+    weight_sum: float
+    correct: int
+    tokens: int
+
+    def __add__(self, other: LossSums) -> LossSums:
+        return LossSums(
+            self.loss_sum + other.loss_sum,
+            self.weight_sum + other.weight_sum,
+            self.correct + other.correct,
+            self.tokens + other.tokens,
+        )
+
+
+def supervised_losses(model: nn.Module, batch: Batch) -> TokenLosses:
+    """Run the model on a batch and return the loss of every supervised token."""
+    logits_SV = supervised_logits(model, batch)
+    targets_S = batch.targets.flatten()[batch.supervised]
+    loss_S, correct_S = _cross_entropy(logits_SV, targets_S)
+    return TokenLosses(
+        loss=loss_S,
+        weight=batch.weights.flatten()[batch.supervised].to(loss_S.dtype),
+        correct=correct_S,
+        document=batch.supervised_document,
+    )
+
+
+def supervised_logits(model: nn.Module, batch: Batch) -> torch.Tensor:
+    """Run the model on a batch and return its logits [S, V] at the supervised positions."""
+    with document_attention(batch), _gather_before_head(model, batch.supervised):
+        logits: torch.Tensor = model(**attention_kwargs(batch)).logits
+    flat = logits.reshape(-1, logits.shape[-1])
+    if flat.shape[0] == batch.num_supervised:
+        return flat
+    return flat[batch.supervised]
+
+
+def sums_by_source(losses: TokenLosses, batch: Batch) -> dict[str, LossSums]:
+    """Add the losses of a batch up per source, with one transfer from the device."""
+    names = sorted(set(batch.document_sources))
+    source_D = torch.tensor([names.index(name) for name in batch.document_sources], device=losses.document.device)
+    source_S = source_D[losses.document]
+    rows = torch.stack(
+        [
+            (losses.loss.detach() * losses.weight).double(),
+            losses.weight.double(),
+            losses.correct.double(),
+            torch.ones_like(losses.weight, dtype=torch.float64),
+        ]
+    )
+    sums = torch.zeros(4, len(names), dtype=torch.float64, device=rows.device).index_add_(1, source_S, rows)
+    columns = sums.t().tolist()
+    return {
+        name: LossSums(loss_sum, weight_sum, int(correct), int(tokens))
+        for name, (loss_sum, weight_sum, correct, tokens) in zip(names, columns, strict=True)
+    }
+
+
+@contextmanager
+def _gather_before_head(model: nn.Module, supervised: torch.Tensor) -> Iterator[None]:
+    """Let the output embedding see the hidden states at flat positions `supervised` [S] only, as one row [1, S, H]."""
+
+    def gather(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        hidden, *rest = inputs
+        return (hidden.reshape(-1, hidden.shape[-1])[supervised][None], *rest)
+
+    unwrapped: Any = getattr(model, "module", model)
+    head: nn.Module | None = unwrapped.get_output_embeddings()
+    if head is None:
+        yield
+        return
+    handle = head.register_forward_pre_hook(gather)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _cross_entropy(logits_SV: torch.Tensor, targets_S: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the negative log likelihood [S] of the targets and whether each was the likeliest token."""
+    loss_S, correct_S = _ChunkedCrossEntropy.apply(logits_SV, targets_S)  # type: ignore[no-untyped-call]
+    return loss_S, correct_S
+
+
+class _ChunkedCrossEntropy(torch.autograd.Function):
+    """Cross-entropy of rows, computed in at least fp32, a chunk of rows at a time.
+
+    Only the logits themselves, in the model's precision, are kept for the backward pass: the fp32 probabilities of one
+    chunk exist at a time, in both directions.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits_SV: torch.Tensor, targets_S: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        exact = torch.promote_types(logits_SV.dtype, torch.float32)
+        loss_S = torch.empty(len(targets_S), dtype=exact, device=logits_SV.device)
+        log_total_S = torch.empty_like(loss_S)
+        correct_S = torch.empty(len(targets_S), dtype=torch.bool, device=logits_SV.device)
+        for rows in _chunks(len(targets_S)):
+            chunk_CV = logits_SV[rows].to(exact)
+            log_total_S[rows] = torch.logsumexp(chunk_CV, dim=-1)
+            loss_S[rows] = log_total_S[rows] - chunk_CV.gather(1, targets_S[rows, None])[:, 0]
+            correct_S[rows] = chunk_CV.argmax(dim=-1) == targets_S[rows]
+        ctx.save_for_backward(logits_SV, targets_S, log_total_S)
+        ctx.mark_non_differentiable(correct_S)
+        return loss_S, correct_S
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> tuple[torch.Tensor, None]:
+        logits_SV, targets_S, log_total_S = ctx.saved_tensors
+        grad_S = gradients[0]
+        grad_SV = torch.empty_like(logits_SV)
+        for rows in _chunks(len(targets_S)):
+            chunk_CV = (logits_SV[rows].to(grad_S.dtype) - log_total_S[rows, None]).exp_()
+            chunk_CV.scatter_add_(1, targets_S[rows, None], -torch.ones_like(grad_S[rows, None]))
+            grad_SV[rows] = (chunk_CV * grad_S[rows, None]).to(grad_SV.dtype)
+        return grad_SV, None
+
+
+def _chunks(num_rows: int) -> list[slice]:
+    return [slice(start, start + CHUNK_ROWS) for start in range(0, num_rows, CHUNK_ROWS)]

@@ -1,0 +1,195 @@
+"""The plan of an epoch: which documents make a step, and which of them share a pack.
+
+Everything follows from (order, lengths, options, seed, epoch): no tensor, no rank and no clock is involved, so a plan can
+be printed before training, compared after a resume and computed by every rank on its own.
+
+The documents of a step are fixed first, from `batch_tokens` or `batch_sequences` alone; how the forward passes cut the step
+up (`micro_tokens`, padded rows, ranks) comes after and cannot change them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from tutelage.config.schema import Config
+from tutelage.errors import ConfigError
+
+# N documents
+
+Indices = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class PackPlan:
+    """Packs as positions in the given lengths.
+
+    `fill` is the part of all pack slots that holds a token, between 0 and 1.
+    """
+
+    packs: tuple[Indices, ...]
+    fill: float
+
+
+@dataclass(frozen=True)
+class PlanOptions:
+    """What the plan depends on beside the documents; units are tokens, except `batch_sequences` (documents)."""
+
+    pack_tokens: int
+    batch_tokens: int
+    batch_sequences: int | None = None
+    micro_tokens: int | None = None
+    seed: int = 0
+
+    @classmethod
+    def from_config(cls, config: Config) -> PlanOptions:
+        """Read the options of a run: a pack holds at most `data.max_tokens`, and never more than a whole step."""
+        train = config.train
+        return cls(
+            pack_tokens=config.data.max_tokens,
+            batch_tokens=train.batch_tokens,
+            batch_sequences=train.batch_sequences,
+            micro_tokens=train.micro_tokens,
+            seed=train.seed,
+        )
+
+
+@dataclass(frozen=True)
+class Step:
+    """One optimiser step: its packs, each a tuple of document indices, and the sum of all loss weights in it."""
+
+    packs: tuple[tuple[int, ...], ...]
+    num_tokens: int
+    weight_sum: float
+
+    @property
+    def documents(self) -> tuple[int, ...]:
+        """Every document of the step, pack by pack."""
+        return tuple(document for pack in self.packs for document in pack)
+
+
+def plan_packs(lengths: npt.ArrayLike, budget_tokens: int, *, seed: int, epoch: int) -> PackPlan:
+    """Pack whole documents into bins of at most `budget_tokens`, best fit, and shuffle the packs by (seed, epoch).
+
+    Shapes: lengths [N] of positive integers.
+    Raises: ConfigError when a document is longer than the budget or empty.
+    """
+    lengths_N = np.asarray(lengths, dtype=np.int64)
+    _require_fitting(lengths_N, budget_tokens)
+    if len(lengths_N) == 0:
+        return PackPlan((), 1.0)
+    packs = _as_packs(_best_fit(lengths_N.tolist(), budget_tokens))
+    shuffled = tuple(packs[i] for i in _shuffle(len(packs), seed, epoch))
+    return PackPlan(shuffled, float(lengths_N.sum()) / (len(packs) * budget_tokens))
+
+
+def plan_epoch(
+    order: npt.ArrayLike, lengths: npt.ArrayLike, weights: npt.ArrayLike, options: PlanOptions, *, epoch: int
+) -> list[Step]:
+    """Plan one epoch: every entry of `order` lands in exactly one step, the last, smaller step included.
+
+    Shapes: order [M] document indices (a document may occur more than once); lengths and weights [N], the tokens and the
+    sum of loss weights of each document.
+    Raises: ConfigError when a document does not fit into a pack or a step.
+    """
+    order_M = np.asarray(order, dtype=np.int64)
+    lengths_N = np.asarray(lengths, dtype=np.int64)
+    weights_N = np.asarray(weights, dtype=np.float64)
+    return [
+        Step(
+            packs=tuple(tuple(order_M[pack].tolist()) for pack in packs),
+            num_tokens=int(sum(lengths_N[order_M[pack]].sum() for pack in packs)),
+            weight_sum=float(sum(weights_N[order_M[pack]].sum() for pack in packs)),
+        )
+        for packs in _plan_positions(lengths_N[order_M], options, epoch)
+    ]
+
+
+def _plan_positions(lengths_M: Indices, options: PlanOptions, epoch: int) -> list[Sequence[Indices]]:
+    """Return the packs of each step, as positions in the order."""
+    if options.batch_sequences is not None:
+        size = options.batch_sequences
+        steps = [np.arange(start, min(start + size, len(lengths_M))) for start in range(0, len(lengths_M), size)]
+        return [_repack(step, lengths_M, options.micro_tokens or options.pack_tokens, options, epoch) for step in steps]
+    pack_tokens = min(options.pack_tokens, options.batch_tokens)
+    packs = plan_packs(lengths_M, pack_tokens, seed=options.seed, epoch=epoch).packs
+    per_step = options.batch_tokens // pack_tokens
+    groups: list[Sequence[Indices]] = [packs[start : start + per_step] for start in range(0, len(packs), per_step)]
+    if options.micro_tokens is None or options.micro_tokens == pack_tokens:
+        return groups
+    return [_repack(np.concatenate(g), lengths_M, options.micro_tokens, options, epoch) for g in groups]
+
+
+def _repack(
+    positions: Indices, lengths_M: Indices, budget_tokens: int, options: PlanOptions, epoch: int
+) -> Sequence[Indices]:
+    packs = plan_packs(lengths_M[positions], budget_tokens, seed=options.seed, epoch=epoch).packs
+    return [positions[pack] for pack in packs]
+
+
+def _best_fit(lengths: list[int], budget_tokens: int) -> npt.NDArray[np.int64]:
+    """Return the bin of each document, longest first, each into the fullest bin that still holds it.
+
+    Bins stand in stacks by free space, and one big integer has bit f set when some bin has f tokens free, so the fullest
+    fitting bin is the lowest set bit from the document's length upwards: near-linear in documents, with no search.
+    """
+    bins_by_space: list[list[int]] = [[] for _ in range(budget_tokens + 1)]
+    occupied = 0
+    num_bins = 0
+    bin_of = [0] * len(lengths)
+    for document in np.argsort(-np.asarray(lengths), kind="stable").tolist():
+        length = lengths[document]
+        fitting = occupied >> length
+        if fitting:
+            space = length + (fitting & -fitting).bit_length() - 1
+            stack = bins_by_space[space]
+            chosen = stack.pop()
+            if not stack:
+                occupied ^= 1 << space
+        else:
+            space, chosen = budget_tokens, num_bins
+            num_bins += 1
+        bin_of[document] = chosen
+        left = space - length
+        if left:
+            bins_by_space[left].append(chosen)
+            occupied |= 1 << left
+    return np.asarray(bin_of, dtype=np.int64)
+
+
+def _as_packs(bin_of_N: Indices) -> list[Indices]:
+    by_bin = np.argsort(bin_of_N, kind="stable")
+    ends = np.cumsum(np.bincount(bin_of_N))[:-1]
+    return [np.asarray(pack, dtype=np.int64) for pack in np.split(by_bin, ends)]
+
+
+def _require_fitting(lengths_N: Indices, budget_tokens: int) -> None:
+    if len(lengths_N) == 0:
+        return
+    if lengths_N.min() < 1:
+        raise ConfigError(
+            f"document {int(lengths_N.argmin())} has no tokens", mend="drop empty documents before packing"
+        )
+    if lengths_N.max() > budget_tokens:
+        raise ConfigError(
+            f"document {int(lengths_N.argmax())} has {int(lengths_N.max())} tokens, more than the {budget_tokens} of a pack",
+            mend="raise train.batch_tokens and train.micro_tokens to at least data.max_tokens, or lower data.max_tokens",
+        )
+
+
+def _shuffle(count: int, seed: int, epoch: int) -> Indices:
+    """Return a permutation that is a pure function of (count, seed, epoch): items in the order of their hashes."""
+    key = _mix(np.asarray([seed], dtype=np.uint64))[0] ^ np.uint64(epoch)
+    hashes = _mix(np.arange(count, dtype=np.uint64) ^ _mix(np.asarray([key], dtype=np.uint64))[0])
+    return np.argsort(hashes, kind="stable").astype(np.int64)
+
+
+def _mix(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    """Hash 64-bit integers one to one (the finaliser of SplitMix64, Steele et al. 2014)."""
+    mixed = values + np.uint64(0x9E3779B97F4A7C15)
+    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return mixed ^ (mixed >> np.uint64(31))
