@@ -14,7 +14,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 class Section(BaseModel):
     """A part of the configuration; keys that are not in the schema are refused."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=())
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=(), allow_inf_nan=False
+    )
 
 
 class TooLong(StrEnum):
@@ -73,9 +75,9 @@ class Precision(StrEnum):
 
 
 def _layout_from_bool(value: Any) -> Any:
-    if isinstance(value, bool):
-        return Layout.PACKED if value else Layout.PADDED
-    return value
+    yes_or_no = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
+    asked = yes_or_no.get(str(value).lower())
+    return value if asked is None else Layout.PACKED if asked else Layout.PADDED
 
 
 class ModelConfig(Section):
