@@ -1,0 +1,229 @@
+"""Where a model is: a local folder, a Hub name, a run, or the one that ships; and whether it is safe to load.
+
+Needs no torch, so that verbs which only handle text can use it. Nothing of a model is read before `refuse_unsafe` has
+looked at the folder: weights are safetensors or are refused, and no code that comes with a model is ever run.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tutelage.errors import ModelError, UnsafeError
+
+SHIPPED_NAME = "lab"
+SHIPPED_FOLDER = Path(__file__).resolve().parents[1] / "lab" / "assets" / "base"
+
+WEIGHTS_NAME = "model.safetensors"
+INDEX_NAME = "model.safetensors.index.json"
+ADAPTER_CONFIG_NAME = "adapter_config.json"
+ADAPTER_WEIGHTS_NAME = "adapter_model.safetensors"
+
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
+_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.pickle", "*.distcp")
+_TOKENIZER_FILES = ("*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken")
+_CONVERT = (
+    'convert it once, on a machine where you trust its author: python -c "import torch; from safetensors.torch import '
+    "save_file; save_file({k: v.contiguous().clone() for k, v in torch.load('OLD.bin', weights_only=True).items()}, "
+    "'model.safetensors', metadata={'format': 'pt'})\", and remove the old file"
+)
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """A model's files on this machine.
+
+    `name` is what was asked for; `commit` is the Hub commit it resolved to (None for a local folder);
+    `base` is the model that an adapter adapts (None for a whole model).
+    """
+
+    name: str
+    folder: Path
+    commit: str | None = None
+    base: ModelFolder | None = None
+
+    @property
+    def is_adapter(self) -> bool:
+        """Whether these are adapter weights on top of `base`."""
+        return self.base is not None
+
+
+def locate_model(name: str | Path, *, revision: str | None = None, weights: bool = True) -> ModelFolder:
+    """Find the model called `name`: `lab`, a local folder, a run directory (its `final`), or a Hub name.
+
+    With `weights=False` only what handles text is fetched and required: tokenizer, template and configuration.
+
+    Raises: ModelError when there is no such model; UnsafeError when loading it could run code.
+    """
+    located = _find(str(name), revision, weights)
+    if not weights:
+        return located
+    refuse_unsafe(located.folder)
+    if not (located.folder / ADAPTER_CONFIG_NAME).is_file():
+        return located
+    return ModelFolder(located.name, located.folder, located.commit, base=_base_of_adapter(located.folder))
+
+
+def refuse_unsafe(folder: Path) -> None:
+    """Refuse a model folder whose loading could run code.
+
+    Raises: UnsafeError for pickled weights without safetensors, for remote code (`auto_map`), and for weight indices
+    that name anything but safetensors inside the folder.
+    """
+    for file in ("config.json", "tokenizer_config.json", "generation_config.json"):
+        settings = _read_json(folder / file) if (folder / file).is_file() else {}
+        if settings.get("auto_map"):
+            raise UnsafeError(
+                f"{folder / file} has an `auto_map`: it asks for Python code that comes with the model to be run",
+                mend="tutelage runs no code of a model; where transformers has its own class for this `model_type`, "
+                "remove the `auto_map` entry from a local copy, otherwise choose another model",
+            )
+        _check_weight_name(folder / file, settings.get("transformers_weights"))
+    is_adapter = (folder / ADAPTER_CONFIG_NAME).is_file()
+    accepted = (ADAPTER_WEIGHTS_NAME,) if is_adapter else (WEIGHTS_NAME, INDEX_NAME)
+    if not any((folder / weights).is_file() for weights in accepted):
+        pickles = sorted(path.name for pattern in _PICKLES for path in folder.glob(pattern))
+        if pickles:
+            raise UnsafeError(
+                f"{folder} has no safetensors weights, only {', '.join(pickles[:3])}: loading a pickle can run any code",
+                mend=_CONVERT,
+            )
+    if (folder / INDEX_NAME).is_file():
+        weight_map = _read_json(folder / INDEX_NAME).get("weight_map")
+        if not isinstance(weight_map, dict):
+            raise ModelError(f"{folder / INDEX_NAME} has no `weight_map`", mend="fetch the model again")
+        for shard in sorted({str(shard) for shard in weight_map.values()}):
+            _check_weight_name(folder / INDEX_NAME, shard)
+
+
+def nearest(name: str, candidates: list[str], *, count: int = 3) -> str:
+    """Return "; did you mean a or b?" with the candidates that look like `name`, or an empty string."""
+    matches = difflib.get_close_matches(name, candidates, n=count, cutoff=0.5)
+    return f"; did you mean {' or '.join(matches)}?" if matches else ""
+
+
+def _find(name: str, revision: str | None, weights: bool) -> ModelFolder:
+    if name == SHIPPED_NAME:
+        if not SHIPPED_FOLDER.is_dir():
+            raise ModelError(
+                "the base model that ships with tutelage is missing from this installation",
+                mend="install the package again, or build it with `tutelage lab model`",
+            )
+        return ModelFolder(name, SHIPPED_FOLDER)
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return ModelFolder(name, _model_folder_of(path.resolve()))
+    if path.exists():
+        raise ModelError(f"{name} is a file, not a model folder", mend="give the folder that holds config.json")
+    if _HUB_NAME.fullmatch(name) is None:
+        raise ModelError(f"there is no model folder {name}{_nearest_folder(path)}", mend="check model.path")
+    return _fetch_from_hub(name, path, revision, weights)
+
+
+def _model_folder_of(path: Path) -> Path:
+    """Return `path`, or its `final` folder when `path` is a run directory."""
+    final = path / "final"
+    if (path / "config.json").is_file() or (path / ADAPTER_CONFIG_NAME).is_file():
+        return path
+    if final.is_dir():
+        return final
+    if (path / "run.json").is_file():
+        raise ModelError(
+            f"{path} is a run that has no result yet", mend="wait for it, or resume it, or give a checkpoint"
+        )
+    return path
+
+
+def _nearest_folder(path: Path) -> str:
+    parent = path.parent
+    if not parent.is_dir():
+        return f" (nor a folder {parent})"
+    return nearest(path.name, sorted(child.name for child in parent.iterdir() if child.is_dir()))
+
+
+def _fetch_from_hub(name: str, path: Path, revision: str | None, weights: bool) -> ModelFolder:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    patterns = [*_TOKENIZER_FILES, *(["*.safetensors"] if weights else [])]
+    try:
+        folder = Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        at = f" at revision {revision}" if revision else ""
+        raise ModelError(
+            f"there is no folder {name} here{_nearest_folder(path)}, and the Hub gives no model of that name{at}: "
+            f"{str(error).strip().splitlines()[0]}",
+            mend="check model.path and model.revision; private models need HF_TOKEN, and no network means a local folder",
+        ) from error
+    return ModelFolder(name, folder, commit=folder.name)  # the cache names a snapshot's folder by its commit
+
+
+def _base_of_adapter(folder: Path) -> ModelFolder:
+    settings = _read_json(folder / ADAPTER_CONFIG_NAME)
+    if settings.get("peft_type") != "LORA":
+        raise ModelError(
+            f"{folder} holds a {settings.get('peft_type')!r} adapter; only LORA adapters are supported",
+            mend="merge it into its base model with the tool that made it",
+        )
+    if not (folder / ADAPTER_WEIGHTS_NAME).is_file():
+        raise ModelError(f"{folder} has no {ADAPTER_WEIGHTS_NAME}", mend="save or fetch the adapter again")
+    name = settings.get("base_model_name_or_path")
+    if not isinstance(name, str) or not name:
+        raise ModelError(
+            f"{folder / ADAPTER_CONFIG_NAME} does not say which model it adapts",
+            mend="set base_model_name_or_path in it to the base model's folder or Hub name",
+        )
+    revision = settings.get("revision")
+    try:
+        base = locate_model(_base_name(folder, name), revision=revision if isinstance(revision, str) else None)
+    except ModelError as error:
+        raise ModelError(
+            f"the base model of adapter {folder} cannot be found: {error.problem}",
+            mend=f"set base_model_name_or_path in {folder / ADAPTER_CONFIG_NAME} to where it is now",
+        ) from error
+    if base.is_adapter:
+        raise ModelError(f"{folder} adapts another adapter, {base.folder}", mend="merge that one first: tutelage merge")
+    return base
+
+
+def _base_name(folder: Path, name: str) -> str:
+    """Return the base's name; a relative path that does not exist from here is taken from the adapter's folder.
+
+    An adapter of the shipped model names its folder in the installation that trained it, so that plain peft finds it;
+    on another machine it is the shipped model all the same.
+    """
+    if Path(name).is_dir():
+        return name
+    if (folder / name).is_dir():
+        return str(folder / name)
+    if Path(name).parts[-len(_SHIPPED_TAIL) :] == _SHIPPED_TAIL:
+        return SHIPPED_NAME
+    return name
+
+
+_SHIPPED_TAIL = ("tutelage", "lab", "assets", "base")
+
+
+def _check_weight_name(where: Path, name: Any) -> None:
+    if name is None:
+        return
+    inside = isinstance(name, str) and not Path(name).is_absolute() and ".." not in Path(name).parts
+    if not inside or not str(name).endswith((".safetensors", ".safetensors.index.json")):
+        raise UnsafeError(
+            f"{where} names {name!r} as a weight file; only safetensors inside the model's folder are read",
+            mend=_CONVERT,
+        )
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModelError(f"{path} cannot be read as JSON: {error}", mend="fetch or write the model again") from error
+    if not isinstance(value, dict):
+        raise ModelError(f"{path} is not a JSON object", mend="fetch or write the model again")
+    return value
