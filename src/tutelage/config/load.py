@@ -66,6 +66,14 @@ def preset_names() -> list[str]:
     return sorted(path.stem for path in PRESETS.glob("*.yaml"))
 
 
+def preset_text(name: str) -> str:
+    """Return the YAML of a preset that ships.
+
+    Raises: ConfigError, with the nearest name, when there is none of that name.
+    """
+    return _preset_path(name).read_text(encoding="utf-8")
+
+
 def known_keys() -> list[str]:
     """Return every dotted key of the schema; items of lists stand as `N`, as in `data.train.N.path`."""
     return [key for key, _ in schema_fields()]

@@ -1,0 +1,100 @@
+"""The one edge where errors become a message, a mend and an exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+from tutelage.cli.console import errors, say_problem, silence_output
+from tutelage.errors import (
+    ConfigError,
+    DataError,
+    IsolationError,
+    ModelError,
+    RunDirError,
+    TemplateError,
+    TrainingError,
+    TutelageError,
+    UnsafeError,
+)
+from tutelage.files.atomic import write_text
+from tutelage.files.redact import redact
+
+EXIT_NOT_FIT = 1
+EXIT_CODES: dict[type[TutelageError], int] = {
+    ConfigError: 2,
+    DataError: 3,
+    TemplateError: 4,
+    ModelError: 5,
+    TrainingError: 6,
+    IsolationError: 7,
+    RunDirError: 8,
+    UnsafeError: 9,
+}
+EXIT_UNEXPECTED = 70
+EXIT_FILE = 74
+EXIT_BROKEN_PIPE = 141
+EXIT_MEANINGS = {
+    0: "done",
+    EXIT_NOT_FIT: "`check` found that the data may not be trained on",
+    2: "configuration or usage",
+    3: "data",
+    4: "chat template",
+    5: "model",
+    6: "training",
+    7: "documents of a pack influence each other",
+    8: "run directory",
+    9: "refused as unsafe",
+    EXIT_UNEXPECTED: "unexpected",
+    EXIT_FILE: "a file cannot be read or written",
+    75: "stopped by a signal; the run can be resumed",
+}
+TRACEBACK_VARIABLE = "TUTELAGE_TRACEBACK"
+
+
+def guard(command: Callable[[], None]) -> int:
+    """Run `command` and return the exit code of the process; whatever it raises is told to the user, without secrets."""
+    try:
+        command()
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    except TutelageError as error:
+        _show_traceback_if_asked()
+        say_problem(redact(error.problem), redact(error.mend))
+        return exit_code(error)
+    except BrokenPipeError:  # `tutelage show ... | head` is no error
+        silence_output()
+        return EXIT_BROKEN_PIPE
+    except OSError as error:
+        _show_traceback_if_asked()
+        say_problem(redact(str(error)), f"{TRACEBACK_VARIABLE}=1 shows where it happened")
+        return EXIT_FILE
+    except Exception as error:  # noqa: BLE001 - the edge of the process
+        return _unexpected(error)
+    return 0
+
+
+def exit_code(error: TutelageError) -> int:
+    """Return the exit code that stands for this kind of error."""
+    return next((code for kind, code in EXIT_CODES.items() if isinstance(error, kind)), EXIT_UNEXPECTED)
+
+
+def _unexpected(error: Exception) -> int:
+    _show_traceback_if_asked()
+    text = redact("".join(traceback.format_exception(error)))
+    path = Path(tempfile.gettempdir()) / f"tutelage-traceback-{os.getpid()}.txt"
+    write_text(path, f"tutelage {' '.join(map(redact, sys.argv[1:]))}\n\n{text}")
+    say_problem(
+        f"this should not have happened: {type(error).__name__}: {redact(str(error))}",
+        f"the traceback is in {path}; please send it with what you did",
+    )
+    return EXIT_UNEXPECTED
+
+
+def _show_traceback_if_asked() -> None:
+    if os.environ.get(TRACEBACK_VARIABLE, "") not in ("", "0"):
+        errors().print(redact(traceback.format_exc()), markup=False)
