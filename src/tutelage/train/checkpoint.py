@@ -1,0 +1,163 @@
+"""Checkpoints: trainable weights, optimiser moments and the step number, as safetensors and JSON, whole or not at all.
+
+Nothing else is needed to go on exactly: the order of documents, dropout and noise are pure functions of (seed, step, document), so
+the step number stands for all of them. Frozen weights are those of the base model and are not written again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from tutelage.errors import RunDirError
+from tutelage.files.atomic import new_folder, remove_folder, write_json
+from tutelage.files.manifest import verify_manifest, write_manifest
+from tutelage.files.rundir import RunDir
+from tutelage.train.stop import Improvement
+
+FORMAT_VERSION = 1
+WEIGHTS, OPTIMISER, STATE = "weights.safetensors", "optimiser.safetensors", "state.json"
+MOMENTS = ("step", "exp_avg", "exp_avg_sq")
+
+
+@dataclass(frozen=True)
+class RunState:
+    """Everything beside tensors that the next step depends on; the fingerprints say what the run was a run of."""
+
+    step: int
+    improvement: Improvement
+    config_fingerprint: str
+    data_fingerprint: str
+
+
+def save_checkpoint(
+    folder: Path, model: torch.nn.Module, optimiser: torch.optim.Optimizer | None, state: RunState
+) -> None:
+    """Write a checkpoint folder; without an optimiser it holds weights alone, as the best one does."""
+    with new_folder(folder) as staging:
+        save_file(_trainable(model), staging / WEIGHTS)
+        if optimiser is not None:
+            save_file(_moments(model, optimiser), staging / OPTIMISER)
+        write_json(staging / STATE, {"format": FORMAT_VERSION, **asdict(state)})
+        write_manifest(staging)
+
+
+def load_weights(folder: Path, model: torch.nn.Module) -> None:
+    """Put the weights of a checkpoint into `model`.
+
+    Raises:
+        RunDirError: the checkpoint is damaged, or is of other parameters than the model's trainable ones.
+    """
+    parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    tensors = _read_tensors(folder / WEIGHTS)
+    if tensors.keys() != parameters.keys():
+        different = sorted(tensors.keys() ^ parameters.keys())
+        raise RunDirError(
+            f"{folder} holds other parameters than the model: {', '.join(different[:3])}",
+            mend="resume with the same model.path and train.method as before",
+        )
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(tensors[name])
+
+
+def load_checkpoint(folder: Path, model: torch.nn.Module, optimiser: torch.optim.Optimizer) -> RunState:
+    """Put weights and moments of a checkpoint into `model` and `optimiser`, and return the state to go on from."""
+    load_weights(folder, model)
+    tensors = _read_tensors(folder / OPTIMISER)
+    for name, parameter in _in_optimiser_order(model, optimiser):
+        optimiser.state[parameter] = {
+            # AdamW keeps its own step count on the CPU unless it is fused, where it sits beside the weights.
+            moment: tensors[f"{name}/{moment}"].to(parameter.device)
+            for moment in MOMENTS
+            if f"{name}/{moment}" in tensors
+        }
+    return read_state(folder)
+
+
+def read_state(folder: Path) -> RunState:
+    """Return the state in a checkpoint folder, without its tensors."""
+    content: dict[str, Any] = json.loads((folder / STATE).read_bytes())
+    if content.pop("format", None) != FORMAT_VERSION:
+        raise RunDirError(f"{folder} was written by another version of tutelage", mend="start the run anew")
+    improvement = content.pop("improvement")
+    if improvement["best_loss"] is None:  # JSON has no infinity: no evaluation yet
+        improvement["best_loss"] = float("inf")
+    return RunState(improvement=Improvement(**improvement), **content)
+
+
+def newest_whole_checkpoint(run: RunDir) -> tuple[Path | None, list[str]]:
+    """Return the newest undamaged checkpoint, or None, and a line for each damaged one that was passed over."""
+    passed_over = []
+    for step in reversed(run.checkpoint_steps()):
+        folder = run.checkpoint(step)
+        problems = verify_manifest(folder)
+        if not problems:
+            return folder, passed_over
+        passed_over.append(f"{folder.name} is damaged and was passed over: {problems[0]}")
+    return None, passed_over
+
+
+def keep_newest(run: RunDir, count: int) -> None:
+    """Remove all but the newest `count` checkpoints."""
+    for step in run.checkpoint_steps()[:-count]:
+        remove_folder(run.checkpoint(step))
+
+
+def best_folder(run: RunDir) -> Path | None:
+    """Return the folder of the best weights so far, or None."""
+    folders = sorted(run.checkpoints.glob("best-step-*")) if run.checkpoints.is_dir() else []
+    return folders[-1] if folders else None
+
+
+def save_best(run: RunDir, model: torch.nn.Module, state: RunState) -> Path:
+    """Write the weights as the best so far; the former best goes only when this one is on the disk."""
+    former = list(run.checkpoints.glob("best-step-*")) if run.checkpoints.is_dir() else []
+    folder = run.checkpoints / f"best-step-{state.step:06d}"
+    if folder in former:  # resumed from an older checkpoint, and here again
+        former.remove(folder)
+        remove_folder(folder)
+    save_checkpoint(folder, model, None, state)
+    for old in former:
+        remove_folder(old)
+    return folder
+
+
+def _trainable(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    # named_parameters yields tied weights once; safetensors refuses shared memory.
+    return {name: p.detach().cpu().contiguous() for name, p in model.named_parameters() if p.requires_grad}
+
+
+def _moments(model: torch.nn.Module, optimiser: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    return {
+        f"{name}/{moment}": value.detach().cpu().contiguous()
+        for name, parameter in _in_optimiser_order(model, optimiser)
+        for moment, value in _state_of(optimiser, parameter).items()
+        if moment in MOMENTS
+    }
+
+
+def _state_of(optimiser: torch.optim.Optimizer, parameter: torch.nn.Parameter) -> Mapping[str, torch.Tensor]:
+    return optimiser.state.get(parameter, {})
+
+
+def _in_optimiser_order(
+    model: torch.nn.Module, optimiser: torch.optim.Optimizer
+) -> list[tuple[str, torch.nn.Parameter]]:
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    return [(names[p], p) for group in optimiser.param_groups for p in group["params"]]
+
+
+def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
+    try:
+        tensors: dict[str, torch.Tensor] = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise RunDirError(f"{path} cannot be read: {error}", mend="remove this checkpoint and resume again") from error
+    return tensors

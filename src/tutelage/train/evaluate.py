@@ -1,0 +1,61 @@
+"""The held-out loss, token-exact and per source. It draws no random number and changes nothing that training depends on."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from tutelage.chat.rendered import Rendered
+from tutelage.model.head import LossSums, supervised_losses
+from tutelage.pack.batch import make_batches
+from tutelage.parallel import agree
+from tutelage.train.objective import SourceSums, total
+from tutelage.train.step import StepSettings
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Sums over the held-out tokens of each source, over all ranks."""
+
+    step: int
+    by_source: dict[str, LossSums]
+    seconds: float
+
+    @property
+    def loss(self) -> float:
+        """Weighted mean loss in nats per unit of weight."""
+        sums = total(self.by_source)
+        return sums.loss_sum / sums.weight_sum if sums.weight_sum else math.nan
+
+    def to_json(self) -> dict[str, object]:
+        """Return the line of `evals.jsonl`; a perplexity too large for a float is null."""
+        return {
+            "step": self.step,
+            "loss": self.loss,
+            "perplexity": math.exp(self.loss) if self.loss < 700 else None,
+            "seconds": self.seconds,
+            "per_source": {name: vars(sums) for name, sums in self.by_source.items()},
+        }
+
+
+def evaluate(
+    model: torch.nn.Module, held_out: Sequence[Rendered], settings: StepSettings, *, step: int
+) -> Evaluation:
+    """Compute the loss of every supervised held-out token, without dropout or noise."""
+    started = time.perf_counter()
+    sums = SourceSums(settings.sources, settings.device)
+    mine = slice(agree.rank(), None, agree.world_size())
+    was_training = model.training
+    model.eval()
+    with torch.no_grad():
+        for batch in make_batches(held_out, settings.layout, settings.micro_tokens)[mine]:
+            on_device = batch.to(settings.device)
+            with settings.autocast():
+                losses = supervised_losses(model, on_device)
+            sums.add(losses, on_device)
+    model.train(was_training)
+    return Evaluation(step, sums.over_all_ranks(), time.perf_counter() - started)

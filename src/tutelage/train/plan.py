@@ -1,0 +1,124 @@
+"""The plan of a whole run: every optimiser step of every epoch, before the first one is taken."""
+
+# N documents
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from tutelage.chat.rendered import Rendered
+from tutelage.config.schema import Config
+from tutelage.data.mixture import Mixture
+from tutelage.errors import ConfigError
+from tutelage.pack.plan import PlanOptions, Step, plan_epoch
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """All steps in order; `epochs[i]` is the epoch of `steps[i]`.
+
+    Units: `slot_tokens` is how many tokens one pack could hold, so that fill is tokens / (packs * slot_tokens).
+    """
+
+    steps: tuple[Step, ...]
+    epochs: tuple[int, ...]
+    slot_tokens: int
+
+    @property
+    def num_steps(self) -> int:
+        """Optimiser steps."""
+        return len(self.steps)
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens over all steps, repeated documents counted each time."""
+        return sum(step.num_tokens for step in self.steps)
+
+    @property
+    def num_packs(self) -> int:
+        """Packs over all steps."""
+        return sum(len(step.packs) for step in self.steps)
+
+    @property
+    def fill(self) -> float:
+        """Part of the packs' slots that holds a token."""
+        return self.num_tokens / max(1, self.num_packs * self.slot_tokens)
+
+    @property
+    def num_epochs(self) -> int:
+        """Epochs begun."""
+        return self.epochs[-1] + 1 if self.epochs else 0
+
+    def fingerprint(self, documents: Sequence[Rendered]) -> str:
+        """Return 32 hex digits of what is trained on, token for token, in which order."""
+        digest = hashlib.sha256()
+        for document in documents:
+            digest.update(document.ids.tobytes())
+            digest.update(document.weights.tobytes())
+        for step in self.steps:
+            for pack in step.packs:
+                digest.update(np.asarray((len(pack), *pack), dtype=np.int64).tobytes())
+        return digest.hexdigest()[:32]
+
+
+def plan_run(documents: Sequence[Rendered], mixture: Mixture, config: Config) -> RunPlan:
+    """Plan `train.epochs` passes over the mixture, or exactly `train.max_steps` steps where that is set.
+
+    Raises:
+        ConfigError: there is nothing to train on.
+    """
+    lengths = np.array([len(document) for document in documents], dtype=np.int64)
+    weights = loss_weights(documents)
+    options = PlanOptions.from_config(config)
+    limit = config.train.max_steps
+    steps: list[Step] = []
+    epochs: list[int] = []
+    for epoch, order in _orders(mixture, config.train.epochs if limit is None else math.inf):
+        of_epoch = plan_epoch(order, lengths, weights, options, epoch=epoch)
+        steps += of_epoch
+        epochs += [epoch] * len(of_epoch)
+        if limit is not None and len(steps) >= limit:
+            break
+    if not steps:
+        raise ConfigError("no document is left to train on", mend="look at the ledger: `tutelage check` shows every drop")
+    return RunPlan(tuple(steps[:limit]), tuple(epochs[:limit]), _slot_tokens(options))
+
+
+def loss_weights(documents: Sequence[Rendered]) -> npt.NDArray[np.float64]:
+    """Return the sum of loss weights of each document [N]; the first token is never predicted and never counts."""
+    return np.array([document.weights[1:].sum(dtype=np.float64) for document in documents], dtype=np.float64)
+
+
+def _orders(mixture: Mixture, epochs: float) -> Iterator[tuple[int, npt.NDArray[np.int64]]]:
+    """Yield (epoch, documents in order); the last epoch is cut when `epochs` has a fraction."""
+    for epoch in itertools.count():
+        part = min(1.0, epochs - epoch)
+        order = mixture.epoch(epoch)
+        if part <= 0 or len(order) == 0:
+            return
+        yield epoch, order[: math.ceil(part * len(order))]
+
+
+def _slot_tokens(options: PlanOptions) -> int:
+    if options.micro_tokens is not None:
+        return options.micro_tokens
+    return min(options.pack_tokens, options.batch_tokens) if options.batch_sequences is None else options.pack_tokens
+
+
+def evaluation_steps(num_steps: int, every: int | None) -> frozenset[int]:
+    """Return the 1-based steps after which to evaluate: every so often, or ten times spread evenly; always at the end."""
+    if every is not None:
+        return frozenset({*range(every, num_steps + 1, every), num_steps})
+    return frozenset(math.ceil(number * num_steps / 11) for number in range(1, 12))
+
+
+def sample_steps(num_steps: int) -> frozenset[int]:
+    """Return the 1-based steps after which to write sample answers: at one and two thirds, and at the end."""
+    return frozenset(math.ceil(number * num_steps / 3) for number in range(1, 4))

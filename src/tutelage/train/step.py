@@ -1,0 +1,147 @@
+"""One optimiser step: its packs forward and backward, gradients summed over ranks, clipped, applied.
+
+Dropout is drawn from a generator seeded by (seed, step, pack) before each forward pass, so that it does not matter which rank
+runs a pack, what ran before it, or whether the run was interrupted in between.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import torch
+
+from tutelage.chat.rendered import Rendered
+from tutelage.config.schema import Layout, Precision
+from tutelage.data.order import hash64
+from tutelage.errors import TrainingError
+from tutelage.model.head import LossSums, supervised_losses
+from tutelage.pack.batch import Batch, make_batches, pack_batch
+from tutelage.pack.plan import Step
+from tutelage.parallel import agree
+from tutelage.train.objective import SourceSums, step_loss, total
+from tutelage.train.optim import clip_gradients
+
+
+@dataclass(frozen=True)
+class StepSettings:
+    """What every step of a run has in common."""
+
+    layout: Layout
+    micro_tokens: int
+    seed: int
+    precision: Precision
+    device: torch.device
+    largest_grad_norm: float
+    sources: tuple[str, ...]
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """Return the context of a forward pass: bf16 where asked for, over weights that stay fp32."""
+        if self.precision is Precision.BF16:
+            return torch.autocast(self.device.type, dtype=torch.bfloat16)
+        return nullcontext()
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What one step did, summed over all ranks. `loss` is in nats per unit of weight."""
+
+    by_source: dict[str, LossSums]
+    weight_sum: float
+    num_tokens: int
+    num_documents: int
+    num_packs: int
+    grad_norm: float
+    seconds: float
+
+    @property
+    def sums(self) -> LossSums:
+        """Sums over all sources."""
+        return total(self.by_source)
+
+    @property
+    def loss(self) -> float:
+        """Weighted mean loss of the step."""
+        return self.sums.loss_sum / self.weight_sum
+
+
+def train_step(
+    model: torch.nn.Module,
+    optimiser: torch.optim.Optimizer,
+    planned: Step,
+    documents: Sequence[Rendered],
+    settings: StepSettings,
+    *,
+    step: int,
+) -> StepResult:
+    """Run one optimiser step, the `step`th, on the documents that the plan gave it.
+
+    Raises:
+        TrainingError: the loss or the gradient is not finite; the weights are then as they were before the step.
+    """
+    started = time.perf_counter()
+    by_source = accumulate_gradients(model, planned, documents, settings, step=step)
+    parameters = [p for group in optimiser.param_groups for p in group["params"]]
+    agree.sum_gradients(parameters)
+    grad_norm = clip_gradients(parameters, settings.largest_grad_norm).item()
+    _require_finite(planned, documents, total(by_source).loss_sum, grad_norm, step)
+    optimiser.step()
+    optimiser.zero_grad(set_to_none=True)
+    return StepResult(
+        by_source=by_source,
+        weight_sum=planned.weight_sum,
+        num_tokens=planned.num_tokens,
+        num_documents=len(planned.documents),
+        num_packs=len(planned.packs),
+        grad_norm=grad_norm,
+        seconds=time.perf_counter() - started,
+    )
+
+
+def accumulate_gradients(
+    model: torch.nn.Module, planned: Step, documents: Sequence[Rendered], settings: StepSettings, *, step: int
+) -> dict[str, LossSums]:
+    """Add the gradient of this rank's packs to the parameters; return the loss sums of all ranks.
+
+    A rank without a pack adds nothing and still takes part in the sums.
+    """
+    sums = SourceSums(settings.sources, settings.device)
+    for batch in step_batches(planned, documents, settings, step=step):
+        with settings.autocast():
+            losses = supervised_losses(model, batch)
+        sums.add(losses, batch)
+        step_loss(losses, planned.weight_sum).backward()  # type: ignore[no-untyped-call]
+    return sums.over_all_ranks()
+
+
+def step_batches(
+    planned: Step, documents: Sequence[Rendered], settings: StepSettings, *, step: int
+) -> Iterator[Batch]:
+    """Yield this rank's batches of a step on the device, seeding dropout before each."""
+    mine = slice(agree.rank(), None, agree.world_size())
+    if settings.layout is Layout.PACKED:
+        packs = list(enumerate(planned.packs))[mine]
+        batches: Iterable[tuple[int, Batch]] = ((n, pack_batch([documents[i] for i in pack])) for n, pack in packs)
+    else:  # grouped by length over the whole step, so that rows need little padding
+        of_step = [documents[index] for index in planned.documents]
+        batches = list(enumerate(make_batches(of_step, settings.layout, settings.micro_tokens)))[mine]
+    for number, batch in batches:
+        torch.manual_seed(hash64(settings.seed, step, number) >> 1)  # torch takes 63 bits
+        yield batch.to(settings.device)
+
+
+def _require_finite(
+    planned: Step, documents: Sequence[Rendered], loss_sum: float, grad_norm: float, step: int
+) -> None:
+    if math.isfinite(loss_sum) and math.isfinite(grad_norm):
+        return
+    what = "loss" if not math.isfinite(loss_sum) else "gradient"
+    rows = [documents[index].where for index in planned.documents]
+    shown = ", ".join(rows[:8]) + (f" and {len(rows) - 8} more" if len(rows) > 8 else "")
+    raise TrainingError(
+        f"the {what} of step {step} is not finite (loss sum {loss_sum}, gradient norm {grad_norm}); its rows: {shown}",
+        mend="lower train.learning_rate, keep train.clip_grad_norm above 0, and look at these rows with `tutelage show`",
+    )

@@ -1,0 +1,66 @@
+"""Reasons to stop: a signal from outside, or a held-out loss that no longer improves."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
+
+from tutelage.config.schema import EarlyStopping
+
+RESUME_EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h: nothing is wrong, run the same command again with --resume
+
+
+@dataclass
+class StopFlag:
+    """Set by a signal, read at step edges."""
+
+    signal_name: str | None = None
+
+    def __bool__(self) -> bool:
+        return self.signal_name is not None
+
+
+@contextmanager
+def stop_on_signals() -> Iterator[StopFlag]:
+    """Turn the first SIGINT or SIGTERM into a flag; a second one leaves at once with exit code 75.
+
+    The handler does nothing but set the flag: saving happens at the edge of a step, where the state is whole.
+    """
+    flag = StopFlag()
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if flag:
+            os._exit(RESUME_EXIT_CODE)
+        flag.signal_name = signal.Signals(number).name
+
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    previous = {number: signal.signal(number, handle) for number in numbers}
+    try:
+        yield flag
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+@dataclass(frozen=True)
+class Improvement:
+    """What the held-out loss has done so far; the state of early stopping, and of which weights are the best."""
+
+    best_loss: float = math.inf
+    best_step: int = 0
+    evaluations_since: int = 0
+
+    def after(self, loss: float, step: int, min_improvement: float = 0.0) -> Improvement:
+        """Return the state after an evaluation: a loss lower by more than `min_improvement` is a new best."""
+        if loss < self.best_loss - min_improvement:
+            return Improvement(best_loss=loss, best_step=step)
+        return Improvement(self.best_loss, self.best_step, self.evaluations_since + 1)
+
+    def exhausted(self, rule: EarlyStopping | None) -> bool:
+        """Return whether `rule` says that it is time to stop."""
+        return rule is not None and self.evaluations_since >= rule.patience
