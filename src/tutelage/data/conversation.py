@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -15,6 +17,8 @@ from functools import cached_property
 from typing import Any, TypeAlias
 
 Json: TypeAlias = Any
+
+_EDGES = re.compile(r"^[\W_]+|[\W_]+$")
 
 
 class Role(StrEnum):
@@ -67,6 +71,19 @@ def content_hash(value: Json) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
+def normalised_words(text: str) -> str:
+    """Return the words of `text` in lower case, without punctuation at their edges, one space apart.
+
+    Compatibility forms of a character (full-width letters, ligatures) count as the character itself.
+
+    Example:
+        >>> normalised_words("  Who is\\tthe 'Baker'? ")
+        'who is the baker'
+    """
+    words = (_EDGES.sub("", word) for word in unicodedata.normalize("NFKC", text).casefold().split())
+    return " ".join(word for word in words if word)
+
+
 @dataclass(frozen=True)
 class Conversation:
     """Messages in order, with the tools that were on offer."""
@@ -84,13 +101,15 @@ class Conversation:
 
     @cached_property
     def prompt_key(self) -> str:
-        """Normalised text of everything up to the first assistant turn: equal for near-identical prompts."""
-        words: list[str] = []
+        """Normalised words up to the first answer to a user: equal for prompts that differ in case, spacing or punctuation."""
+        prompt: list[str] = []
+        asked = False  # a greeting by the assistant is part of the prompt
         for message in self.messages:
-            if message.role is Role.ASSISTANT:
+            if message.role is Role.ASSISTANT and asked:
                 break
-            words += message.content.casefold().split()
-        return " ".join(word.strip(".,;:!?\"'()") for word in words)
+            asked = asked or message.role is Role.USER
+            prompt.append(message.content)
+        return normalised_words(" ".join(prompt))
 
 
 @dataclass(frozen=True)
@@ -106,6 +125,11 @@ class Document:
     def id(self) -> str:
         """Hash of the text."""
         return content_hash(self.text)
+
+    @cached_property
+    def prompt_key(self) -> str:
+        """Normalised words of the whole text."""
+        return normalised_words(self.text)
 
 
 @dataclass(frozen=True)
@@ -125,6 +149,11 @@ class PreferencePair:
         """Hash of prompt, both continuations and tools."""
         parts = [[_message_key(m) for m in side] for side in (self.prompt, self.chosen, self.rejected)]
         return content_hash([parts, [dict(t) for t in self.tools]])
+
+    @cached_property
+    def prompt_key(self) -> str:
+        """Normalised words of the prompt: equal for prompts that differ in case, spacing or punctuation."""
+        return normalised_words(" ".join(message.content for message in self.prompt))
 
 
 Record: TypeAlias = Conversation | Document | PreferencePair

@@ -1,0 +1,297 @@
+"""Rows in the layouts that data sets come in, as records.
+
+| kind              | columns (and other names that are understood)                                                        |
+|-------------------|------------------------------------------------------------------------------------------------------|
+| messages          | `messages` of {role, content, tool_calls, ...}, `tools`                                              |
+| sharegpt          | `conversations` of {from, value}, `system`, `tools`                                                  |
+| alpaca            | `instruction`, `input` (context), `output` (response, completion, answer), `system`, `history`       |
+| prompt_completion | `prompt` (question, query, problem, input), `completion` (response, answer, solution, output), `system` |
+| preference        | `chosen`, `rejected`, and `prompt`, `messages`, or `instruction` and `input`                         |
+| text              | `text`                                                                                               |
+
+Columns of other names are mapped by the configuration; a mapped name may be a path into a row, such as `answers.0.text`.
+Columns that are not used become the record's metadata.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from tutelage.config.schema import Columns
+from tutelage.data.conversation import Conversation, Document, Json, Message, Origin, PreferencePair, Record, Role
+from tutelage.data.messages import check_conversation, kind_of, parse_message, parse_messages, parse_tools
+from tutelage.data.reasons import Reason, RowError
+
+Row = Mapping[str, Json]
+
+_NAMES: Mapping[str, tuple[str, ...]] = {
+    "messages": ("messages", "conversations", "conversation"),
+    "prompt": ("prompt", "question", "query", "problem", "input"),
+    "completion": ("completion", "response", "answer", "solution", "output"),
+    "instruction": ("instruction",),
+    "input": ("input", "context"),
+    "output": ("output", "response", "completion", "answer"),
+    "system": ("system", "system_prompt"),
+    "history": ("history",),
+    "chosen": ("chosen",),
+    "rejected": ("rejected",),
+    "tools": ("tools", "functions"),
+    "text": ("text",),
+}
+_FIELDS: Mapping[str, tuple[str, ...]] = {
+    "messages": ("messages", "system", "tools"),
+    "sharegpt": ("messages", "system", "tools"),
+    "alpaca": ("instruction", "input", "output", "system", "history", "tools"),
+    "prompt_completion": ("prompt", "completion", "system", "tools"),
+    "preference": ("prompt", "messages", "instruction", "input", "chosen", "rejected", "system", "tools"),
+    "text": ("text",),
+}
+# Binary feedback as KTO data sets have it; a row marked false shows what not to say.
+_LABELS = ("label", "kto_tag")
+
+
+def parse_row(
+    row: Row, kind: str, columns: Columns | None = None, *, source: str = "", origin: Origin | None = None
+) -> Record:
+    """Return the record that one row of the given kind holds.
+
+    Raises: RowError with a named reason and the cause.
+    """
+    view = _View(row, columns or Columns())
+    if all(value is None for value in row.values()):
+        raise RowError(Reason.EMPTY_ROW, "every column is null" if row else "the object has no keys")
+    metadata = view.rest(_FIELDS[kind])
+    if kind == "text":
+        return Document(_document_text(view), source=source, origin=origin, metadata=metadata)
+    for label in _LABELS:
+        if row.get(label) is False:
+            raise RowError(Reason.LABELLED_UNDESIRABLE, f"{label} is false: this row shows what not to say")
+    tools = parse_tools(view.get("tools"), column=view.name("tools"))
+    if kind == "preference":
+        prompt, chosen, rejected = _preference(view)
+        return PreferencePair(prompt, chosen, rejected, tools, source=source, origin=origin, metadata=metadata)
+    messages = _MESSAGES_OF[kind](view)
+    check_conversation(messages)
+    return Conversation(messages, tools, source=source, origin=origin, metadata=metadata)
+
+
+def detect_kind(rows: Iterable[Row], columns: Columns | None = None) -> str:
+    """Return the kind that most of the rows are of.
+
+    Raises: RowError when none of them is of a known kind, with the columns that they have.
+    """
+    rows = list(rows)
+    guesses = [_guess(_View(row, columns or Columns())) for row in rows]
+    votes = Counter(guess for guess in guesses if guess is not None)
+    if not votes:
+        names = list(dict.fromkeys(str(name) for row in rows for name in row))
+        raise RowError(
+            Reason.MISSING_COLUMN,
+            f"the columns are {', '.join(names[:20]) or 'none'}, which is no layout that tutelage knows",
+            mend="say what they are, e.g. columns: {prompt: YOUR_QUESTION_COLUMN, completion: YOUR_ANSWER_COLUMN}",
+        )
+    return votes.most_common(1)[0][0]
+
+
+def describe(row: Row, kind: str, columns: Columns | None = None) -> str:
+    """Return a sentence that says which columns of a row are taken for what."""
+    view = _View(row, columns or Columns())
+    taken = [field if view.name(field) == field else f"{view.name(field)} as {field}" for field in view.used(kind)]
+    others = list(view.rest(_FIELDS[kind]))
+    ignored = f"; not trained on: {', '.join(others[:8])}" if others else ""
+    return f"{kind}: {', '.join(taken)}{ignored}"
+
+
+class _View:
+    """A row seen through the names of its columns."""
+
+    def __init__(self, row: Row, columns: Columns) -> None:
+        self.row = row
+        self.columns = columns
+
+    def name(self, field: str) -> str:
+        """Return the column that holds a field: the mapped one, or the first known name that the row has."""
+        mapped: str | None = getattr(self.columns, field)
+        if mapped is not None:
+            return mapped
+        return next((name for name in _NAMES[field] if name in self.row), _NAMES[field][0])
+
+    def get(self, field: str) -> Json:
+        """Return the value of a field, None when it is absent or null."""
+        name = self.name(field)
+        if name in self.row or "." not in name:
+            return self.row.get(name)
+        return _follow(self.row, name.split("."))
+
+    def text(self, field: str, *, required: bool = True) -> str:
+        """Return a field that must be text; an optional one is empty when absent."""
+        value = self.get(field)
+        if value is None and not required:
+            return ""
+        if value is None:
+            raise self.missing(field)
+        if not isinstance(value, str):
+            raise RowError(Reason.WRONG_TYPE, f"column {self.name(field)!r} is {kind_of(value)}, not text")
+        return value
+
+    def missing(self, field: str) -> RowError:
+        """Return the error of a field that is not there."""
+        name = self.name(field)
+        if name in self.row:
+            return RowError(Reason.WRONG_TYPE, f"column {name!r} is null")
+        return RowError(Reason.MISSING_COLUMN, f"no column {name!r}; the columns are {', '.join(list(self.row)[:12])}")
+
+    def used(self, kind: str) -> list[str]:
+        """Return the fields of a kind that this row has."""
+        return [field for field in _FIELDS[kind] if self.get(field) is not None]
+
+    def rest(self, fields: Sequence[str]) -> dict[str, Json]:
+        """Return the columns that none of the fields uses."""
+        used = {self.name(field).split(".")[0] for field in fields} | {self.name(field) for field in fields}
+        return {name: value for name, value in self.row.items() if name not in used}
+
+
+def _follow(value: Json, path: Sequence[str]) -> Json:
+    for step in path:
+        if isinstance(value, Mapping):
+            value = value.get(step)
+        elif isinstance(value, Sequence) and not isinstance(value, str) and step.isdecimal() and int(step) < len(value):
+            value = value[int(step)]
+        else:
+            return None
+    return value
+
+
+def _guess(view: _View) -> str | None:
+    def has(*fields: str) -> bool:
+        return all(view.get(field) is not None for field in fields)
+
+    if has("chosen", "rejected"):
+        return "preference"
+    messages = view.get("messages")
+    if isinstance(messages, list) or (isinstance(messages, str) and messages.lstrip().startswith("[")):
+        first = messages[0] if messages and isinstance(messages, list) else None
+        return "sharegpt" if isinstance(first, Mapping) and "from" in first else "messages"
+    if has("instruction", "output"):
+        return "alpaca"
+    if has("prompt", "completion"):
+        return "prompt_completion"
+    return "text" if has("text") else None
+
+
+def _document_text(view: _View) -> str:
+    text = view.text("text")
+    if not text.strip():
+        raise RowError(Reason.EMPTY_CONTENT, f"column {view.name('text')!r} is empty")
+    return text
+
+
+def _system(view: _View) -> tuple[Message, ...]:
+    text = view.text("system", required=False)
+    return (Message(Role.SYSTEM, text),) if text.strip() else ()
+
+
+def _from_messages(view: _View) -> tuple[Message, ...]:
+    value = view.get("messages")
+    if value is None:
+        raise view.missing("messages")
+    messages = parse_messages(value, column=view.name("messages"))
+    if messages[0].role is Role.SYSTEM:  # a system turn of its own goes before the column
+        return messages
+    return _system(view) + messages
+
+
+def _from_alpaca(view: _View) -> tuple[Message, ...]:
+    question = _instruction(view)
+    answer = view.text("output")
+    turns = [*_history(view), Message(Role.USER, question), Message(Role.ASSISTANT, answer)]
+    return (*_system(view), *turns)
+
+
+def _instruction(view: _View) -> str:
+    parts = (view.text("instruction"), view.text("input", required=False))
+    return "\n".join(part for part in parts if part.strip())
+
+
+def _history(view: _View) -> list[Message]:
+    value = view.get("history")
+    if value is None:
+        return []
+    turns: list[Message] = []
+    if not isinstance(value, Sequence) or isinstance(value, str):
+        raise RowError(Reason.WRONG_TYPE, f"column {view.name('history')!r} is {kind_of(value)}, not a list of pairs")
+    for index, pair in enumerate(value):
+        if not isinstance(pair, Sequence) or len(pair) != 2 or not all(isinstance(text, str) for text in pair):
+            raise RowError(Reason.WRONG_TYPE, f"{view.name('history')}[{index}] is not a pair of question and answer")
+        turns += [Message(Role.USER, pair[0]), Message(Role.ASSISTANT, pair[1])]
+    return turns
+
+
+def _from_prompt_completion(view: _View) -> tuple[Message, ...]:
+    prompt = _turns(view, "prompt", Role.USER)
+    completion = _turns(view, "completion", Role.ASSISTANT)
+    system = () if prompt and prompt[0].role is Role.SYSTEM else _system(view)
+    return system + prompt + completion
+
+
+def _turns(view: _View, field: str, role: Role) -> tuple[Message, ...]:
+    """Return a field that is text (one turn of `role`), one message, or a list of messages."""
+    value = view.get(field)
+    if value is None:
+        raise view.missing(field)
+    if isinstance(value, str):
+        return (Message(role, value),)
+    if isinstance(value, Mapping):
+        return (parse_message(value, where=view.name(field)),)
+    return parse_messages(value, column=view.name(field))
+
+
+def _preference(view: _View) -> tuple[tuple[Message, ...], tuple[Message, ...], tuple[Message, ...]]:
+    chosen = _turns(view, "chosen", Role.ASSISTANT)
+    rejected = _turns(view, "rejected", Role.ASSISTANT)
+    prompt = _preference_prompt(view)
+    if prompt is None:  # both sides hold the whole conversation: what they begin with in common is the prompt
+        length = _common_length(chosen, rejected)
+        prompt, chosen, rejected = chosen[:length], chosen[length:], rejected[length:]
+        if not prompt:
+            raise RowError(Reason.MISSING_COLUMN, "there is no prompt, and the two sides begin differently")
+    elif len(chosen) > 1 and _common_length(prompt, chosen) == len(prompt):  # both sides repeat the prompt
+        chosen, rejected = chosen[len(prompt) :], rejected[len(prompt) :]
+    if prompt[0].role is not Role.SYSTEM:
+        prompt = _system(view) + prompt
+    if chosen == rejected:
+        raise RowError(Reason.SAME_ANSWERS, "the two sides are equal")
+    check_conversation(prompt + chosen)
+    check_conversation(prompt + rejected)
+    for name, side in (("chosen", chosen), ("rejected", rejected)):
+        if not any(message.role is Role.ASSISTANT for message in side):
+            raise RowError(Reason.NO_ANSWER, f"the {name} side has no assistant turn")
+    return prompt, chosen, rejected
+
+
+def _preference_prompt(view: _View) -> tuple[Message, ...] | None:
+    if view.get("prompt") is not None and view.name("prompt") != "input":
+        return _turns(view, "prompt", Role.USER)
+    if view.get("messages") is not None:
+        return parse_messages(view.get("messages"), column=view.name("messages"))
+    if view.get("instruction") is not None:
+        return (Message(Role.USER, _instruction(view)),)
+    return None
+
+
+def _common_length(left: Sequence[Message], right: Sequence[Message]) -> int:
+    length = 0
+    for one, other in zip(left, right, strict=False):
+        if one != other:
+            break
+        length += 1
+    return length
+
+
+_MESSAGES_OF: Mapping[str, Callable[[_View], tuple[Message, ...]]] = {
+    "messages": _from_messages,
+    "sharegpt": _from_messages,
+    "alpaca": _from_alpaca,
+    "prompt_completion": _from_prompt_completion,
+}
