@@ -108,14 +108,30 @@ def document_attention(batch: Batch) -> Iterator[None]:
         _batch.reset(token)
 
 
-def attention_kwargs(batch: Batch) -> dict[str, Tensor | bool | None]:
-    """Return the keyword arguments of a model's forward pass that describe a batch."""
-    return {
+def forward_arguments(model: nn.Module, batch: Batch) -> dict[str, Any]:
+    """Return the keyword arguments of a model's forward pass over a batch; only names that its architecture knows."""
+    known = inspect.signature(_architecture(model).forward).parameters
+    arguments = {
         "input_ids": batch.input_ids,
         "position_ids": batch.position_ids,
         "attention_mask": batch.attention_mask,
         "use_cache": False,
     }
+    return {name: value for name, value in arguments.items() if name in known}
+
+
+def unwrapped(model: nn.Module) -> Any:
+    """Return the model inside wrappers that only pass calls on (`torch.compile`, DistributedDataParallel)."""
+    inner: Any = model
+    while (child := getattr(inner, "_orig_mod", getattr(inner, "module", None))) is not None:
+        inner = child
+    return inner
+
+
+def _architecture(model: nn.Module) -> Any:
+    """Return the transformers model itself, adapters taken off too."""
+    inner = unwrapped(model)
+    return inner.get_base_model() if hasattr(inner, "get_base_model") else inner
 
 
 def document_mask(batch_size: int, q_length: int, kv_length: int, **kwargs: Any) -> Tensor | DocumentMask | None:
@@ -301,5 +317,5 @@ def _varlen_kernel() -> Callable[..., Tensor] | None:
         from torch.nn.attention.varlen import varlen_attn
     except ImportError:
         return None
-    has = inspect.signature(varlen_attn).parameters
-    return varlen_attn if {"scale", "window_size", "enable_gqa"} <= set(has) else None
+    kernel: Callable[..., Any] = varlen_attn
+    return kernel if {"scale", "window_size", "enable_gqa"} <= set(inspect.signature(kernel).parameters) else None

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from tutelage.model.attention import attention_kwargs, document_attention
+from tutelage.model.attention import document_attention, forward_arguments, unwrapped
 from tutelage.pack.batch import Batch
 
 # B rows, T tokens, S supervised tokens, V vocabulary, C rows of one chunk
@@ -76,7 +76,7 @@ def supervised_losses(model: nn.Module, batch: Batch) -> TokenLosses:
 def supervised_logits(model: nn.Module, batch: Batch) -> torch.Tensor:
     """Run the model on a batch and return its logits [S, V] at the supervised positions."""
     with document_attention(batch), _gather_before_head(model, batch.supervised):
-        logits: torch.Tensor = model(**attention_kwargs(batch)).logits
+        logits: torch.Tensor = model(**forward_arguments(model, batch)).logits
     flat = logits.reshape(-1, logits.shape[-1])
     if flat.shape[0] == batch.num_supervised:
         return flat
@@ -112,8 +112,7 @@ def _gather_before_head(model: nn.Module, supervised: torch.Tensor) -> Iterator[
         hidden, *rest = inputs
         return (hidden.reshape(-1, hidden.shape[-1])[supervised][None], *rest)
 
-    unwrapped: Any = getattr(model, "module", model)
-    head: nn.Module | None = unwrapped.get_output_embeddings()
+    head: nn.Module | None = unwrapped(model).get_output_embeddings()
     if head is None:
         yield
         return
