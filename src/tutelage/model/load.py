@@ -24,6 +24,7 @@ from transformers.utils import logging as transformers_logging
 from tutelage.config.schema import ModelConfig
 from tutelage.errors import ModelError, UnsafeError
 from tutelage.model.adapters import load_adapter
+from tutelage.model.attention import register_attention
 from tutelage.model.locate import INDEX_NAME, WEIGHTS_NAME, ModelFolder, locate_model
 
 _CAUSAL_ENDINGS = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
@@ -73,6 +74,7 @@ def load_model(
 
     Raises: ModelError when the folder is not a whole causal language model; UnsafeError when loading could run code.
     """
+    register_attention()
     source = locate_model(cfg.path, revision=cfg.revision)
     config = read_config(source)
     if cfg.dropout is not None:
@@ -125,6 +127,7 @@ def build_from_config(
         except (ValueError, TypeError) as error:
             raise ModelError(f"not a configuration that transformers knows: {_first_line(error)}") from error
     _require_causal(Path(), config)
+    register_attention()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = AutoModelForCausalLM.from_config(
