@@ -234,9 +234,9 @@ class _Rows:
         return float(bits[0] >> np.uint64(11)) * 2.0**-53
 
     def _drop(self, done: set[int]) -> None:
-        """Take rows that have stopped out of the batch, once they are a quarter of it (moving the cache costs too)."""
+        """Take rows that have stopped out of the batch, once they are a tenth of it (moving the cache costs too)."""
         keep = [row for row, number in enumerate(self._numbers) if number not in done]
-        if len(keep) > 0.75 * len(self._numbers):
+        if len(keep) > 0.9 * len(self._numbers):
             return
         if keep and self._cache is not None and not hasattr(self._cache, "batch_select_indices"):
             return
@@ -273,11 +273,9 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
         model.train(was_training)
 
 
-def _forward_parameters(model: nn.Module) -> frozenset[str]:
-    unwrapped: Any = (
-        model.get_base_model() if hasattr(model, "get_base_model") else model
-    )  # peft's forward takes **kwargs
-    return frozenset(inspect.signature(unwrapped.forward).parameters)
+def _forward_parameters(model: Any) -> frozenset[str]:
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model  # peft's own forward takes **kwargs
+    return frozenset(inspect.signature(inner.forward).parameters)
 
 
 def _context_limit(model: nn.Module) -> int | None:
