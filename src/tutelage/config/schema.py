@@ -99,17 +99,29 @@ class Columns(Section):
     """Names of the columns of one source, where they differ from the format's own."""
 
     messages: str | None = None
+    """List of messages (`messages` format; `conversations` of ShareGPT)."""
     prompt: str | None = None
+    """Prompt, as text or as messages."""
     completion: str | None = None
+    """Completion of the prompt."""
     instruction: str | None = None
+    """Instruction of an Alpaca row."""
     input: str | None = None
+    """Further input of an Alpaca row; it may be empty."""
     output: str | None = None
+    """Answer of an Alpaca row."""
     system: str | None = None
+    """System message of the row."""
     history: str | None = None
+    """Earlier turns of an Alpaca row: pairs of question and answer."""
     chosen: str | None = None
+    """Preferred answer of a preference pair."""
     rejected: str | None = None
+    """Rejected answer of a preference pair."""
     tools: str | None = None
+    """Tools on offer, as a list or as JSON text."""
     text: str | None = None
+    """Text of a plain document."""
 
 
 class SourceConfig(Section):
