@@ -154,8 +154,8 @@ def _packed_groups(documents: Sequence[Rendered], micro_tokens: int) -> list[lis
     lengths = [len(document) for document in documents]
     if sum(lengths) <= micro_tokens:
         return [list(documents)] if documents else []
-    budget = max(micro_tokens, *lengths)
-    return [[documents[i] for i in pack] for pack in plan_packs(lengths, budget, seed=0, epoch=0).packs]
+    packs = plan_packs(lengths, max(micro_tokens, *lengths), seed=0, epoch=0, longest_first=True).packs
+    return [[documents[i] for i in pack] for pack in packs]
 
 
 def _padded_groups(documents: Sequence[Rendered], micro_tokens: int) -> list[list[Rendered]]:

@@ -9,6 +9,7 @@ up (`micro_tokens`, padded rows, ranks) comes after and cannot change them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tutelage.config.schema import Config
+from tutelage.data.order import permutation
 from tutelage.errors import ConfigError
 
 # N documents
@@ -44,9 +46,16 @@ class PlanOptions:
     micro_tokens: int | None = None
     seed: int = 0
 
+    @property
+    def slot_tokens(self) -> int:
+        """Tokens that one planned pack can hold: `micro_tokens`, or else the pack, which is never more than a step."""
+        if self.micro_tokens is not None:
+            return self.micro_tokens
+        return self.pack_tokens if self.batch_sequences is not None else min(self.pack_tokens, self.batch_tokens)
+
     @classmethod
     def from_config(cls, config: Config) -> PlanOptions:
-        """Read the options of a run: a pack holds at most `data.max_tokens`, and never more than a whole step."""
+        """Read the options of a run: a pack holds `data.max_tokens`."""
         train = config.train
         return cls(
             pack_tokens=config.data.max_tokens,
@@ -71,8 +80,14 @@ class Step:
         return tuple(document for pack in self.packs for document in pack)
 
 
-def plan_packs(lengths: npt.ArrayLike, budget_tokens: int, *, seed: int, epoch: int) -> PackPlan:
+def plan_packs(
+    lengths: npt.ArrayLike, budget_tokens: int, *, seed: int, epoch: int, longest_first: bool = False
+) -> PackPlan:
     """Pack whole documents into bins of at most `budget_tokens`, best fit, and shuffle the packs by (seed, epoch).
+
+    Documents are placed in the order given: over an epoch in random order, packs are then nearly random samples of it, while
+    placing the longest first would put the longest two into one pack and a hundred of the shortest into another.
+    `longest_first` fills a little better and is for documents that share a step anyway.
 
     Shapes: lengths [N] of positive integers.
     Raises: ConfigError when a document is longer than the budget or empty.
@@ -81,8 +96,9 @@ def plan_packs(lengths: npt.ArrayLike, budget_tokens: int, *, seed: int, epoch: 
     _require_fitting(lengths_N, budget_tokens)
     if len(lengths_N) == 0:
         return PackPlan((), 1.0)
-    packs = _as_packs(_best_fit(lengths_N.tolist(), budget_tokens))
-    shuffled = tuple(packs[i] for i in _shuffle(len(packs), seed, epoch))
+    sequence = np.argsort(-lengths_N, kind="stable") if longest_first else np.arange(len(lengths_N))
+    packs = _as_packs(_best_fit(lengths_N, sequence, budget_tokens))
+    shuffled = tuple(packs[i] for i in permutation(len(packs), seed, epoch))
     return PackPlan(shuffled, float(lengths_N.sum()) / (len(packs) * budget_tokens))
 
 
@@ -99,13 +115,17 @@ def plan_epoch(
     lengths_N = np.asarray(lengths, dtype=np.int64)
     weights_N = np.asarray(weights, dtype=np.float64)
     return [
-        Step(
-            packs=tuple(tuple(order_M[pack].tolist()) for pack in packs),
-            num_tokens=int(sum(lengths_N[order_M[pack]].sum() for pack in packs)),
-            weight_sum=float(sum(weights_N[order_M[pack]].sum() for pack in packs)),
-        )
-        for packs in _plan_positions(lengths_N[order_M], options, epoch)
+        _step(packs, order_M, lengths_N, weights_N) for packs in _plan_positions(lengths_N[order_M], options, epoch)
     ]
+
+
+def _step(packs: Sequence[Indices], order_M: Indices, lengths_N: Indices, weights_N: npt.NDArray[np.float64]) -> Step:
+    members = order_M[np.concatenate(packs)]
+    return Step(
+        packs=tuple(tuple(order_M[pack].tolist()) for pack in packs),
+        num_tokens=int(lengths_N[members].sum()),
+        weight_sum=math.fsum(weights_N[members]),  # exact, so it does not depend on how the step is cut into packs
+    )
 
 
 def _plan_positions(lengths_M: Indices, options: PlanOptions, epoch: int) -> list[Sequence[Indices]]:
@@ -113,25 +133,25 @@ def _plan_positions(lengths_M: Indices, options: PlanOptions, epoch: int) -> lis
     if options.batch_sequences is not None:
         size = options.batch_sequences
         steps = [np.arange(start, min(start + size, len(lengths_M))) for start in range(0, len(lengths_M), size)]
-        return [_repack(step, lengths_M, options.micro_tokens or options.pack_tokens, options, epoch) for step in steps]
+        return [_repack(step, lengths_M, options, epoch) for step in steps]
     pack_tokens = min(options.pack_tokens, options.batch_tokens)
     packs = plan_packs(lengths_M, pack_tokens, seed=options.seed, epoch=epoch).packs
     per_step = options.batch_tokens // pack_tokens
     groups: list[Sequence[Indices]] = [packs[start : start + per_step] for start in range(0, len(packs), per_step)]
-    if options.micro_tokens is None or options.micro_tokens == pack_tokens:
+    if options.slot_tokens == pack_tokens:
         return groups
-    return [_repack(np.concatenate(g), lengths_M, options.micro_tokens, options, epoch) for g in groups]
+    return [_repack(np.concatenate(group), lengths_M, options, epoch) for group in groups]
 
 
-def _repack(
-    positions: Indices, lengths_M: Indices, budget_tokens: int, options: PlanOptions, epoch: int
-) -> Sequence[Indices]:
-    packs = plan_packs(lengths_M[positions], budget_tokens, seed=options.seed, epoch=epoch).packs
+def _repack(positions: Indices, lengths_M: Indices, options: PlanOptions, epoch: int) -> Sequence[Indices]:
+    """Pack the documents of one step for forward passes of `slot_tokens`."""
+    lengths = lengths_M[positions]
+    packs = plan_packs(lengths, options.slot_tokens, seed=options.seed, epoch=epoch, longest_first=True).packs
     return [positions[pack] for pack in packs]
 
 
-def _best_fit(lengths: list[int], budget_tokens: int) -> npt.NDArray[np.int64]:
-    """Return the bin of each document, longest first, each into the fullest bin that still holds it.
+def _best_fit(lengths_N: Indices, sequence_N: Indices, budget_tokens: int) -> Indices:
+    """Return the bin [N] of each document, placed in sequence, each into the fullest bin that still holds it.
 
     Bins stand in stacks by free space, and one big integer has bit f set when some bin has f tokens free, so the fullest
     fitting bin is the lowest set bit from the document's length upwards: near-linear in documents, with no search.
@@ -139,9 +159,8 @@ def _best_fit(lengths: list[int], budget_tokens: int) -> npt.NDArray[np.int64]:
     bins_by_space: list[list[int]] = [[] for _ in range(budget_tokens + 1)]
     occupied = 0
     num_bins = 0
-    bin_of = [0] * len(lengths)
-    for document in np.argsort(-np.asarray(lengths), kind="stable").tolist():
-        length = lengths[document]
+    placed = [0] * len(lengths_N)
+    for nth, length in enumerate(lengths_N[sequence_N].tolist()):
         fitting = occupied >> length
         if fitting:
             space = length + (fitting & -fitting).bit_length() - 1
@@ -152,12 +171,14 @@ def _best_fit(lengths: list[int], budget_tokens: int) -> npt.NDArray[np.int64]:
         else:
             space, chosen = budget_tokens, num_bins
             num_bins += 1
-        bin_of[document] = chosen
+        placed[nth] = chosen
         left = space - length
         if left:
             bins_by_space[left].append(chosen)
             occupied |= 1 << left
-    return np.asarray(bin_of, dtype=np.int64)
+    bin_of_N = np.empty(len(lengths_N), dtype=np.int64)
+    bin_of_N[sequence_N] = placed
+    return bin_of_N
 
 
 def _as_packs(bin_of_N: Indices) -> list[Indices]:
@@ -178,18 +199,3 @@ def _require_fitting(lengths_N: Indices, budget_tokens: int) -> None:
             f"document {int(lengths_N.argmax())} has {int(lengths_N.max())} tokens, more than the {budget_tokens} of a pack",
             mend="raise train.batch_tokens and train.micro_tokens to at least data.max_tokens, or lower data.max_tokens",
         )
-
-
-def _shuffle(count: int, seed: int, epoch: int) -> Indices:
-    """Return a permutation that is a pure function of (count, seed, epoch): items in the order of their hashes."""
-    key = _mix(np.asarray([seed], dtype=np.uint64))[0] ^ np.uint64(epoch)
-    hashes = _mix(np.arange(count, dtype=np.uint64) ^ _mix(np.asarray([key], dtype=np.uint64))[0])
-    return np.argsort(hashes, kind="stable").astype(np.int64)
-
-
-def _mix(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-    """Hash 64-bit integers one to one (the finaliser of SplitMix64, Steele et al. 2014)."""
-    mixed = values + np.uint64(0x9E3779B97F4A7C15)
-    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return mixed ^ (mixed >> np.uint64(31))
