@@ -111,16 +111,15 @@ def keep_newest(run: RunDir, count: int) -> None:
         remove_folder(run.checkpoint(step))
 
 
-def best_folder(run: RunDir) -> Path | None:
-    """Return the folder of the best weights so far, or None."""
-    folders = sorted(run.checkpoints.glob("best-step-*")) if run.checkpoints.is_dir() else []
-    return folders[-1] if folders else None
+def best_folder(run: RunDir, step: int) -> Path:
+    """Return the folder of the best weights, those of `step`."""
+    return run.checkpoints / f"best-step-{step:06d}"
 
 
 def save_best(run: RunDir, model: torch.nn.Module, state: RunState) -> Path:
     """Write the weights as the best so far; the former best goes only when this one is on the disk."""
     former = list(run.checkpoints.glob("best-step-*")) if run.checkpoints.is_dir() else []
-    folder = run.checkpoints / f"best-step-{state.step:06d}"
+    folder = best_folder(run, state.step)
     if folder in former:  # resumed from an older checkpoint, and here again
         former.remove(folder)
         remove_folder(folder)

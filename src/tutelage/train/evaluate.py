@@ -10,10 +10,10 @@ from dataclasses import dataclass
 import torch
 
 from tutelage.chat.rendered import Rendered
-from tutelage.model.head import LossSums, supervised_losses
+from tutelage.model.head import supervised_losses
 from tutelage.pack.batch import make_batches
 from tutelage.parallel import agree
-from tutelage.train.objective import SourceSums, total
+from tutelage.train.objective import SourceSums, SourceTotals, total
 from tutelage.train.step import StepSettings
 
 
@@ -22,7 +22,7 @@ class Evaluation:
     """Sums over the held-out tokens of each source, over all ranks."""
 
     step: int
-    by_source: dict[str, LossSums]
+    by_source: dict[str, SourceTotals]
     seconds: float
 
     @property
@@ -38,7 +38,7 @@ class Evaluation:
             "loss": self.loss,
             "perplexity": math.exp(self.loss) if self.loss < 700 else None,
             "seconds": self.seconds,
-            "per_source": {name: vars(sums) for name, sums in self.by_source.items()},
+            "per_source": {name: vars(totals.sums) for name, totals in self.by_source.items()},
         }
 
 

@@ -108,5 +108,5 @@ def metrics_line(result: StepResult, *, step: int, epoch: int, learning_rate: fl
         "seconds": result.seconds,
         "learning_rate": learning_rate,
         "grad_norm": result.grad_norm,
-        "per_source": {name: [s.loss_sum, s.weight_sum] for name, s in result.by_source.items()},
+        "per_source": {name: [t.sums.loss_sum, t.sums.weight_sum] for name, t in result.by_source.items()},
     }

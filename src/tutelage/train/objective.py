@@ -4,9 +4,12 @@ Pre-training text, instructions, and any mixture of the two differ in their toke
 plan before the step begins, so neither micro-batches nor ranks nor the layout can change what a token is worth.
 """
 
-# N sources, S supervised tokens of one batch
+# N sources, D documents and S supervised tokens of one batch
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 
@@ -23,35 +26,43 @@ def step_loss(losses: TokenLosses, weight_sum: float) -> torch.Tensor:
     return losses.weighted_sum / weight_sum
 
 
-class SourceSums:
-    """Sums over supervised tokens of each source, kept on the model's device until they are read, once.
+@dataclass(frozen=True)
+class SourceTotals:
+    """What the model saw of one source: the loss sums of its supervised tokens, and all tokens that were read for them."""
 
-    Rows of the table [4, N], fp64: weighted loss, weight, correct tokens, tokens.
+    sums: LossSums
+    read_tokens: int
+
+
+class SourceSums:
+    """Sums over the tokens of each source, kept on the model's device until they are read, once.
+
+    Rows of the table [5, N], fp64: weighted loss, weight, correct tokens, supervised tokens, all tokens.
     """
 
     def __init__(self, sources: tuple[str, ...], device: torch.device) -> None:
         self.sources = sources
-        self._table = torch.zeros(4, len(sources), dtype=torch.float64, device=device)
+        self._table = torch.zeros(5, len(sources), dtype=torch.float64, device=device)
 
     def add(self, losses: TokenLosses, batch: Batch) -> None:
-        """Add the supervised tokens of `batch`, without waiting for the device."""
-        columns = torch.tensor([self.sources.index(name) for name in batch.document_sources]).to(self._table.device)
-        weight = losses.weight.double()
-        rows = torch.stack(
-            [losses.loss.detach().double() * weight, weight, losses.correct.double(), torch.ones_like(weight)]
-        )
-        self._table.index_add_(1, columns[losses.document], rows)
+        """Add the tokens of `batch`, without waiting for the device."""
+        device = self._table.device
+        source_D = torch.tensor([self.sources.index(name) for name in batch.document_sources]).to(device)
+        weight_S = losses.weight.double()
+        rows = [losses.loss.detach().double() * weight_S, weight_S, losses.correct.double(), torch.ones_like(weight_S)]
+        self._table[:4].index_add_(1, source_D[losses.document], torch.stack(rows))
+        self._table[4].index_add_(0, source_D, torch.tensor(batch.lengths, dtype=torch.float64).to(device))
 
-    def over_all_ranks(self) -> dict[str, LossSums]:
-        """Return the sums of each source over all ranks; sources without a token are left out."""
+    def over_all_ranks(self) -> dict[str, SourceTotals]:
+        """Return the totals of each source over all ranks; sources without a token are left out."""
         columns = agree.sum_across_ranks(self._table.clone()).t().tolist()
         return {
-            name: LossSums(loss_sum, weight_sum, round(correct), round(tokens))
-            for name, (loss_sum, weight_sum, correct, tokens) in zip(self.sources, columns, strict=True)
-            if tokens
+            name: SourceTotals(LossSums(loss_sum, weight_sum, round(correct), round(tokens)), round(read))
+            for name, (loss_sum, weight_sum, correct, tokens, read) in zip(self.sources, columns, strict=True)
+            if read
         }
 
 
-def total(by_source: dict[str, LossSums]) -> LossSums:
-    """Return the sums over all sources."""
-    return sum(by_source.values(), LossSums(0.0, 0.0, 0, 0))
+def total(by_source: Mapping[str, SourceTotals]) -> LossSums:
+    """Return the loss sums over all sources."""
+    return sum((totals.sums for totals in by_source.values()), LossSums(0.0, 0.0, 0, 0))

@@ -19,10 +19,11 @@ from tutelage.config.schema import Layout, Precision
 from tutelage.data.order import hash64
 from tutelage.errors import TrainingError
 from tutelage.model.head import LossSums, supervised_losses
+from tutelage.model.noise import noisy_embeddings
 from tutelage.pack.batch import Batch, make_batches, pack_batch
 from tutelage.pack.plan import Step
 from tutelage.parallel import agree
-from tutelage.train.objective import SourceSums, step_loss, total
+from tutelage.train.objective import SourceSums, SourceTotals, step_loss, total
 from tutelage.train.optim import clip_gradients
 
 
@@ -36,6 +37,7 @@ class StepSettings:
     precision: Precision
     device: torch.device
     largest_grad_norm: float
+    neftune_alpha: float
     sources: tuple[str, ...]
 
     def autocast(self) -> AbstractContextManager[object]:
@@ -49,7 +51,7 @@ class StepSettings:
 class StepResult:
     """What one step did, summed over all ranks. `loss` is in nats per unit of weight."""
 
-    by_source: dict[str, LossSums]
+    by_source: dict[str, SourceTotals]
     weight_sum: float
     num_tokens: int
     num_documents: int
@@ -103,14 +105,15 @@ def train_step(
 
 def accumulate_gradients(
     model: torch.nn.Module, planned: Step, documents: Sequence[Rendered], settings: StepSettings, *, step: int
-) -> dict[str, LossSums]:
-    """Add the gradient of this rank's packs to the parameters; return the loss sums of all ranks.
+) -> dict[str, SourceTotals]:
+    """Add the gradient of this rank's packs to the parameters; return the totals of all ranks.
 
     A rank without a pack adds nothing and still takes part in the sums.
     """
     sums = SourceSums(settings.sources, settings.device)
     for batch in step_batches(planned, documents, settings, step=step):
-        with settings.autocast():
+        noise = noisy_embeddings(model, batch, alpha=settings.neftune_alpha, seed=settings.seed, step=step)
+        with settings.autocast(), noise:
             losses = supervised_losses(model, batch)
         sums.add(losses, batch)
         step_loss(losses, planned.weight_sum).backward()  # type: ignore[no-untyped-call]

@@ -1,0 +1,129 @@
+"""What the run sets out to do, in figures: the plan file, the memory estimate, and pictures of a few masks."""
+
+# D documents
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from tutelage.chat.rendered import Part, Rendered
+from tutelage.chat.tokenizer import ChatTokenizer
+from tutelage.config.schema import Config, Precision
+from tutelage.train.plan import RunPlan
+from tutelage.train.prepare import Prepared
+
+HISTOGRAM_BINS = 32
+SHOWN_TOKENS = 400
+ACTIVATION_TENSORS = 14  # tensors of [T, hidden] that a decoder layer keeps for its backward pass, the wide MLP ones counted by width
+
+
+def describe_plan(prepared: Prepared, plan: RunPlan, config: Config) -> dict[str, Any]:
+    """Return the content of `plan.json` that is known without a model."""
+    lengths = np.array([len(document) for document in prepared.documents])
+    supervised = np.array([document.supervised_tokens for document in prepared.documents])
+    shares = prepared.mixture.realised_shares(max(1, plan.num_epochs))
+    return {
+        "documents": len(prepared.documents),
+        "held_out_documents": len(prepared.held_out),
+        "tokens": int(lengths.sum()),
+        "supervised_tokens": int(supervised.sum()),
+        "longest_document_tokens": int(lengths.max(initial=0)),
+        "steps": plan.num_steps,
+        "epochs": config.train.epochs if config.train.max_steps is None else plan.num_epochs,
+        "planned_tokens": plan.num_tokens,
+        "packs": plan.num_packs,
+        "pack_tokens": plan.slot_tokens,
+        "fill": plan.fill,
+        "shares": [
+            {
+                "source": share.name,
+                "asked": share.asked,
+                "realised": share.realised,
+                "documents": share.documents,
+                "tokens": share.tokens,
+                "supervised_tokens": share.supervised,
+            }
+            for share in shares
+        ],
+        "histograms": {"document_tokens": _histogram(lengths), "supervised_tokens": _histogram(supervised)},
+    }
+
+
+def estimate_memory(model: torch.nn.Module, precision: Precision, micro_tokens: int, *, checkpointing: bool) -> dict[str, int]:
+    """Estimate the bytes of one process at the peak of a step; works on the meta device, too.
+
+    Weights, gradients and optimiser state are exact. Activations are a rough count: what each layer keeps for one pack, without
+    the logits, which exist for supervised tokens only.
+    """
+    parameters = list(model.parameters())
+    trainable = [p for p in parameters if p.requires_grad]
+    config = getattr(model, "config", None)
+    text = config.get_text_config() if config is not None else None
+    hidden = int(getattr(text, "hidden_size", 0) or 0)
+    layers = int(getattr(text, "num_hidden_layers", 0) or 0)
+    wide = int(getattr(text, "intermediate_size", 0) or 4 * hidden)
+    per_token = hidden if checkpointing else ACTIVATION_TENSORS * hidden + 4 * wide
+    number_bytes = 4 if precision is Precision.FP32 else 2
+    return {
+        "weights": sum(p.numel() * p.element_size() for p in parameters),
+        "gradients": sum(p.numel() * p.element_size() for p in trainable),
+        "optimiser": 2 * sum(p.numel() * p.element_size() for p in trainable),
+        "activations": micro_tokens * layers * per_token * number_bytes,
+    }
+
+
+def picture_masks(prepared: Prepared) -> dict[str, Any]:
+    """Return the content of `masks.json`: the first documents, the longest and the least supervised, token by token."""
+    documents = prepared.documents
+    chosen: dict[int, str] = {}
+    by_length = sorted(range(len(documents)), key=lambda i: -len(documents[i]))
+    by_share = sorted(range(len(documents)), key=lambda i: documents[i].supervised_tokens / len(documents[i]))
+    for index, why in [(0, "first"), (1, "second"), *((i, "longest") for i in by_length[:1])]:
+        if index < len(documents):
+            chosen.setdefault(index, why)
+    for index in by_share[:1]:
+        chosen.setdefault(index, "least supervised")
+    return {"documents": [_picture(documents[i], why, prepared.tokenizer) for i, why in chosen.items()]}
+
+
+def _picture(document: Rendered, why: str, tokenizer: ChatTokenizer) -> dict[str, Any]:
+    shown = slice(0, SHOWN_TOKENS)
+    tokens = zip(document.ids[shown], document.weights[shown], document.message[shown], document.part[shown], strict=True)
+    return {
+        "where": document.where,
+        "source": document.source,
+        "why": why,
+        "num_tokens": len(document),
+        "supervised_tokens": document.supervised_tokens,
+        "tokens": [
+            [tokenizer.decode([int(i)]), float(weight), int(message), _role(document, int(message)), Part(part).name.lower()]
+            for i, weight, message, part in tokens
+        ],
+    }
+
+
+def _role(document: Rendered, message: int) -> str:
+    return document.roles[message] if 0 <= message < len(document.roles) else ""
+
+
+def _histogram(values: np.typing.NDArray[np.int64]) -> dict[str, list[int]]:
+    top = int(values.max(initial=1))
+    width = max(1, math.ceil((top + 1) / HISTOGRAM_BINS))
+    edges = list(range(0, width * (math.ceil((top + 1) / width) + 1), width))
+    counts, _ = np.histogram(values, bins=edges)
+    return {"edges": edges, "counts": [int(count) for count in counts]}
+
+
+def total_bytes(memory: Mapping[str, int]) -> int:
+    """Return the sum of an estimate."""
+    return sum(memory.values())
+
+
+def first_rows(documents: Sequence[Rendered], indices: Sequence[int], count: int = 4) -> str:
+    """Return where the first few of some documents come from, for messages."""
+    return ", ".join(documents[index].where for index in indices[:count])

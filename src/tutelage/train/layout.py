@@ -1,0 +1,82 @@
+"""Which layout the run trains in: asked of the model itself, before the first step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import torch
+
+from tutelage.chat.rendered import Rendered
+from tutelage.config.schema import Layout
+from tutelage.errors import IsolationError
+from tutelage.model.probe import ProbeResult, probe_causality, probe_isolation, probe_layout
+from tutelage.pack.batch import pack_batch
+from tutelage.pack.plan import Step
+from tutelage.train.receipt import Check
+
+MOST_PROBED_DOCUMENTS = 8  # the probe's cost grows with the documents; isolation fails between any two
+
+
+@dataclass(frozen=True)
+class LayoutChoice:
+    """The layout, why, and what the probes found."""
+
+    layout: Layout
+    reason: str
+    checks: tuple[Check, ...]
+
+
+def choose_layout(
+    asked: Layout,
+    model: torch.nn.Module,
+    steps: Sequence[Step],
+    documents: Sequence[Rendered],
+    *,
+    device: torch.device,
+    autocast: AbstractContextManager[object],
+) -> LayoutChoice:
+    """Return the layout to train in: packed where the model keeps documents apart, padded otherwise.
+
+    Raises:
+        IsolationError: packing was asked for by name, and the model does not keep documents apart.
+    """
+    if asked in (Layout.PADDED, Layout.SINGLE):
+        return LayoutChoice(asked, "asked for by train.packing", ())
+    probed = [documents[index] for index in _documents_to_probe(steps, documents)]
+    with autocast:
+        isolation = probe_isolation(model, pack_batch(probed).to(device))
+        if not isolation.passed:
+            if asked is Layout.PACKED:
+                raise IsolationError(
+                    f"train.packing asks for packing, but this model does not keep the documents of a pack apart: "
+                    f"{isolation.detail}",
+                    mend="train.packing=auto (or false) trains the same documents padded",
+                )
+            reason = f"this model cannot keep packed documents apart ({isolation.detail}): trained padded, which is slower"
+            kept_apart = Check("isolation", "one document a row", True, reason, isolation.figures)
+            return LayoutChoice(Layout.PADDED, reason, (kept_apart,))
+        causality = probe_causality(model, pack_batch(probed).to(device))
+        equality = probe_layout(model, probed)
+    checks = (_check(isolation), _check(causality), _check(equality))
+    if broken := [check for check in checks if not check.passed]:
+        raise IsolationError(
+            f"the {broken[0].name} probe failed before the first step: {broken[0].detail}",
+            mend="try model.attention=sdpa or train.packing=false, and report the model's architecture",
+        )
+    return LayoutChoice(Layout.PACKED, "the probe found no influence between the documents of a pack", checks)
+
+
+def _documents_to_probe(steps: Sequence[Step], documents: Sequence[Rendered]) -> list[int]:
+    """Return a few documents of the first real pack that holds two, or of the first two packs."""
+    for step in steps:
+        for pack in step.packs:
+            if len(pack) > 1:
+                return list(pack[:MOST_PROBED_DOCUMENTS])
+    seen = dict.fromkeys(index for step in steps for index in step.documents)
+    return sorted(seen, key=lambda index: len(documents[index]))[:2]
+
+
+def _check(result: ProbeResult) -> Check:
+    return Check(result.law, result.name, result.passed, result.detail, result.figures)

@@ -1,0 +1,72 @@
+"""The model that is trained: loaded or made, its vocabulary grown, its adapters added, on its device."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+import torch
+
+from tutelage.config.schema import Config, Method, Precision
+from tutelage.model.adapters import add_lora, is_adapted
+from tutelage.model.attention import AttentionChoice, choose_attention, register_attention
+from tutelage.model.load import build_from_config, grow_embeddings, load_model, read_config, set_dropout
+from tutelage.model.locate import locate_model
+
+
+class Start(StrEnum):
+    """Where the weights come from: the model folder, or chance (pre-training from nothing)."""
+
+    WEIGHTS = "weights"
+    RANDOM = "random"
+
+
+@dataclass(frozen=True)
+class Trainee:
+    """A model ready for its first step, in training mode. `folder` is where its base was found."""
+
+    model: torch.nn.Module
+    attention: AttentionChoice
+    folder: Path
+    commit: str | None
+
+    @property
+    def num_parameters(self) -> int:
+        """All parameters, tied ones once."""
+        return sum(p.numel() for p in self.model.parameters())
+
+    @property
+    def num_trainable(self) -> int:
+        """Parameters that the optimiser moves."""
+        return sum(p.numel() for p in self.model.parameters() if p.requires_grad)
+
+
+def make_trainee(
+    config: Config, *, start: Start, device: torch.device, precision: Precision, new_ids: tuple[int, ...] = ()
+) -> Trainee:
+    """Load or make the model of `config` and get it ready to train.
+
+    `new_ids` are the tokens that the chat template brought: they get embedding rows of their own.
+    Weights are fp32 (the master weights; autocast casts them where it pays), unless `precision` is `bf16_pure`.
+    """
+    register_attention()
+    source = locate_model(config.model.path, revision=config.model.revision, weights=start is Start.WEIGHTS)
+    architecture = read_config(source)
+    attention = choose_attention(architecture, device, config.model.attention)
+    dtype = torch.bfloat16 if precision is Precision.BF16_PURE else torch.float32
+    if start is Start.RANDOM:
+        if config.model.dropout is not None:
+            set_dropout(architecture, config.model.dropout)
+        model = build_from_config(architecture, seed=config.train.seed, attention=attention.name).to(dtype)
+    else:
+        model = load_model(config.model, dtype=dtype, attention=attention.name, train_adapter=True).model
+    if not is_adapted(model):
+        grow_embeddings(model, new_ids, seed=config.train.seed)
+        if config.train.method is Method.LORA:
+            model = add_lora(model, config.train.lora, seed=config.train.seed, new_ids=new_ids)
+    model = model.to(device)
+    if config.train.gradient_checkpointing:
+        # Frozen embeddings would cut the graph of a re-entrant checkpoint; the other kind needs no such trick.
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    return Trainee(model.train(), attention, (source.base or source).folder, source.commit)
