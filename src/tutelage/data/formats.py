@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from tutelage.config.schema import Columns
 from tutelage.data.conversation import Conversation, Document, Json, Message, Origin, PreferencePair, Record, Role
-from tutelage.data.messages import check_conversation, kind_of, parse_message, parse_messages, parse_tools
+from tutelage.data.messages import check_conversation, decoded_list, kind_of, parse_message, parse_messages, parse_tools
 from tutelage.data.reasons import Reason, RowError
 
 Row = Mapping[str, Json]
@@ -82,8 +82,7 @@ def detect_kind(rows: Iterable[Row], columns: Columns | None = None) -> str:
     Raises: RowError when none of them is of a known kind, with the columns that they have.
     """
     rows = list(rows)
-    guesses = [_guess(_View(row, columns or Columns())) for row in rows]
-    votes = Counter(guess for guess in guesses if guess is not None)
+    votes = Counter(guess for row in rows if (guess := guess_kind(row, columns)) is not None)
     if not votes:
         names = list(dict.fromkeys(str(name) for row in rows for name in row))
         raise RowError(
@@ -92,6 +91,12 @@ def detect_kind(rows: Iterable[Row], columns: Columns | None = None) -> str:
             mend="say what they are, e.g. columns: {prompt: YOUR_QUESTION_COLUMN, completion: YOUR_ANSWER_COLUMN}",
         )
     return votes.most_common(1)[0][0]
+
+
+def guess_kind(row: Row, columns: Columns | None = None) -> str | None:
+    """Return the kind that one row looks like, by its columns; a column that is null only counts if nothing else fits."""
+    view = _View(row, columns or Columns())
+    return _guess(view, view.filled) or _guess(view, view.named)
 
 
 def describe(row: Row, kind: str, columns: Columns | None = None) -> str:
@@ -142,9 +147,17 @@ class _View:
             return RowError(Reason.WRONG_TYPE, f"column {name!r} is null")
         return RowError(Reason.MISSING_COLUMN, f"no column {name!r}; the columns are {', '.join(list(self.row)[:12])}")
 
+    def filled(self, field: str) -> bool:
+        """Return whether a field has a value."""
+        return self.get(field) is not None
+
+    def named(self, field: str) -> bool:
+        """Return whether there is a column for a field, whatever it holds."""
+        return self.name(field) in self.row
+
     def used(self, kind: str) -> list[str]:
         """Return the fields of a kind that this row has."""
-        return [field for field in _FIELDS[kind] if self.get(field) is not None]
+        return [field for field in _FIELDS[kind] if self.filled(field)]
 
     def rest(self, fields: Sequence[str]) -> dict[str, Json]:
         """Return the columns that none of the fields uses."""
@@ -163,19 +176,16 @@ def _follow(value: Json, path: Sequence[str]) -> Json:
     return value
 
 
-def _guess(view: _View) -> str | None:
-    def has(*fields: str) -> bool:
-        return all(view.get(field) is not None for field in fields)
-
-    if has("chosen", "rejected"):
+def _guess(view: _View, has: Callable[[str], bool]) -> str | None:
+    if has("chosen") and has("rejected"):
         return "preference"
-    messages = view.get("messages")
-    if isinstance(messages, list) or (isinstance(messages, str) and messages.lstrip().startswith("[")):
+    if has("messages"):
+        messages = view.get("messages")
         first = messages[0] if messages and isinstance(messages, list) else None
         return "sharegpt" if isinstance(first, Mapping) and "from" in first else "messages"
-    if has("instruction", "output"):
+    if has("instruction") and has("output"):
         return "alpaca"
-    if has("prompt", "completion"):
+    if has("prompt") and has("completion"):
         return "prompt_completion"
     return "text" if has("text") else None
 
@@ -215,8 +225,8 @@ def _instruction(view: _View) -> str:
 
 
 def _history(view: _View) -> list[Message]:
-    value = view.get("history")
-    if value is None:
+    value = decoded_list(view.get("history"), view.name("history"))
+    if value is None or value == "":
         return []
     turns: list[Message] = []
     if not isinstance(value, Sequence) or isinstance(value, str):

@@ -67,6 +67,7 @@ class SourceAccount:
     blank_lines: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
     tokens: dict[str, TokenCount] = field(default_factory=dict)
+    files: dict[str, str] = field(default_factory=dict)  # SHA-256 of each file that was read
 
     @property
     def num_faulty(self) -> int:
@@ -198,6 +199,7 @@ def ledger_table(books: Mapping[str, Any]) -> Table:
 def _account_json(account: SourceAccount) -> dict[str, Any]:
     return {
         "path": account.path,
+        "files": dict(account.files),
         "kind": account.kind,
         "taken_as": account.taken_as,
         "rows": account.rows,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -39,7 +40,7 @@ def parse_messages(value: Json, *, column: str = "messages") -> tuple[Message, .
 
     Raises: RowError for what is missing, of the wrong type, or of an unknown role.
     """
-    value = _decoded(value, column)
+    value = decoded_list(value, column)
     if not isinstance(value, Sequence) or isinstance(value, str):
         raise RowError(Reason.WRONG_TYPE, f"{column} is {kind_of(value)}, not a list of messages")
     if not value:
@@ -101,7 +102,9 @@ def _message(item: Json, where: str) -> Message:
         raise RowError(Reason.WRONG_TYPE, f"{where} is {kind_of(item)}, not an object")
     role_name = _role_name(item, where)
     role = ROLES[role_name]
-    raw = item["content"] if "content" in item else item.get("value")
+    raw = item.get("content")
+    if raw is None:
+        raw = item.get("value")
     if role_name in _CALL_ROLES:
         content, reasoning, calls = "", None, parse_calls(raw, where=where)
     else:
@@ -126,7 +129,9 @@ def _message(item: Json, where: str) -> Message:
 
 
 def _role_name(item: Mapping[str, Json], where: str) -> str:
-    name = item.get("role", item.get("from"))
+    name = item.get("role")
+    if name is None:
+        name = item.get("from")
     if name is None:
         raise RowError(Reason.MISSING_ROLE, f"{where} has no role; its keys are {', '.join(map(str, list(item)[:8]))}")
     if not isinstance(name, str):
@@ -205,8 +210,8 @@ def _training(item: Mapping[str, Json], where: str) -> tuple[bool | None, float]
         return train, 1.0
     if isinstance(weight, bool) or not isinstance(weight, (int, float)):
         raise RowError(Reason.WRONG_TYPE, f"weight of {where} is {kind_of(weight)}, not a number")
-    if weight < 0:
-        raise RowError(Reason.WRONG_TYPE, f"weight of {where} is {weight}, and must not be negative")
+    if not 0 <= weight < math.inf:
+        raise RowError(Reason.WRONG_TYPE, f"weight of {where} is {weight}, and must be zero or positive")
     return (False, 0.0) if weight == 0 else (train, float(weight))
 
 
@@ -251,7 +256,7 @@ def _tool(item: Json, where: str) -> Mapping[str, Json]:
     raise RowError(Reason.BAD_TOOLS, f"{where} is not a function with a name")
 
 
-def _decoded(value: Json, column: str) -> Json:
+def decoded_list(value: Json, column: str) -> Json:
     """Return a list that was stored as a JSON string (as CSV files must) decoded; anything else as it is."""
     if isinstance(value, str) and value.lstrip().startswith("["):
         try:

@@ -7,35 +7,35 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
 
 from tutelage.config.schema import SourceConfig
-from tutelage.data.conversation import Json, Origin, Record
-from tutelage.data.formats import describe, detect_kind, parse_row
+from tutelage.data.conversation import Record
+from tutelage.data.formats import describe, detect_kind, guess_kind, parse_row
 from tutelage.data.ledger import Ledger, SourceAccount
-from tutelage.data.lines import iter_chunks, iter_lines
-from tutelage.data.messages import kind_of
 from tutelage.data.reasons import Reason, RowError
-from tutelage.data.strict_json import parse_json_bytes
+from tutelage.data.rows import EXCERPT_BYTES, RawRow, iter_json, iter_json_lines, iter_text
+from tutelage.data.tables import HUB_PREFIX, is_saved_data_set, iter_csv, iter_data_set, iter_parquet
 from tutelage.errors import DataError
+from tutelage.files.manifest import sha256_file
 
-SUFFIXES = (".jsonl", ".ndjson", ".json", ".txt", ".parquet", ".csv", ".tsv")
+UNPACKED_SUFFIXES = (".jsonl", ".ndjson", ".json", ".txt", ".csv", ".tsv")  # read with gzip around them, too
+SUFFIXES = (*UNPACKED_SUFFIXES, ".parquet")
 DETECTION_ROWS = 20
+DETECTION_LIMIT = 1000
 # With no faulty row allowed, there is no point in listing more of them than anybody reads.
 MAX_LISTED_FAULTS = 10_000
 
-
-@dataclass(frozen=True)
-class RawRow:
-    """One row as the file has it: a JSON object, or the problem that kept it from being one."""
-
-    origin: Origin
-    value: dict[str, Json] | None
-    problem: RowError | None = None
-    excerpt: str = ""
+_DESCRIPTIONS = frozenset({"dataset_info.json", "dataset_infos.json", "state.json"})  # about the data, not data
+_SPLITS = {"train": "train", "training": "train", "test": "test", "validation": "validation", "valid": "validation"} | {
+    "val": "validation",
+    "dev": "validation",
+    "eval": "validation",
+}
+_WORDS = re.compile(r"[^a-z]+")
 
 
 def read_source(config: SourceConfig, ledger: Ledger, *, max_bad_fraction: float = 0.0) -> list[Record]:
@@ -50,7 +50,7 @@ def iter_source(config: SourceConfig, ledger: Ledger, *, max_bad_fraction: float
     """Yield the records of a source as `read_source` does; the fraction of faulty rows is known, and judged, at the end."""
     account = ledger.open_source(config.name or default_name(config.path), path=config.path)
     rows = islice(_iter_rows(config, account), config.limit)
-    head = list(islice(rows, DETECTION_ROWS))
+    head = _head(rows)
     account.kind, account.taken_as = _layout(config, head)
     yield from _parse_rows(chain(head, rows), account, config, ledger, max_bad_fraction)
     judge(account, ledger, max_bad_fraction)
@@ -67,23 +67,72 @@ def judge(account: SourceAccount, ledger: Ledger, max_bad_fraction: float) -> No
         _stop(account, ledger)
 
 
-def find_files(path: str) -> list[Path]:
+def find_files(path: str, *, split: str | None = None) -> list[Path]:
     """Return the files that a path, folder or glob pattern stands for, sorted by name.
+
+    Of a folder, files that carry the name of another split (`test.jsonl`, `validation-00000-of-00001.parquet`) are left out.
 
     Raises: DataError with the nearest names when there is none.
     """
     place = Path(path)
     if place.is_file():
         return [place]
-    if place.is_dir():
-        found = sorted(file for file in place.rglob("*") if file.is_file() and format_of(file) is not None)
-        problem = f"{path} is a folder without any data file"
-    else:
-        found = sorted(file for file in _glob(path) if file.is_file())
-        problem = f"{path} does not exist"
-    if not found:
-        raise DataError(problem, mend=_nearest_names(place))
-    return found
+    if not place.is_dir():
+        return _found(sorted(file for file in _glob(path) if file.is_file()), f"{path} does not exist", place)
+    files = sorted(file for file in place.rglob("*") if _is_data(file.relative_to(place)) and file.is_file())
+    _found(files, f"{path} is a folder without any data file", place)
+    of_split = [
+        file for file in files if split is None or _split_of(file.relative_to(place)) in (None, _split_name(split))
+    ]
+    return _found(
+        of_split, f"{path} has no file of the split {split!r}, only {', '.join(f.name for f in files[:6])}", place
+    )
+
+
+def format_of(file: Path) -> str | None:
+    """Return the suffix that decides how a file is read, `.gz` aside; None when it is not a data file."""
+    name = file.name.lower()
+    suffix = Path(name.removesuffix(".gz")).suffix
+    return suffix if suffix in (UNPACKED_SUFFIXES if name.endswith(".gz") else SUFFIXES) else None
+
+
+def default_name(path: str) -> str:
+    """Return the name of a source in curves and reports: the file's stem.
+
+    Example:
+        >>> default_name("data/dolly.jsonl.gz"), default_name("hub:owner/name")
+        ('dolly', 'name')
+    """
+    name = Path(path.removeprefix(HUB_PREFIX)).name
+    stem = Path(name.removesuffix(".gz")).stem if format_of(Path(name)) else name
+    return stem.strip("*") or Path(path).resolve().parent.name
+
+
+def _iter_rows(config: SourceConfig, account: SourceAccount) -> Iterator[RawRow]:
+    if config.path.startswith(HUB_PREFIX) or is_saved_data_set(Path(config.path)):
+        yield from iter_data_set(config.path, split=config.split)
+        return
+    for file in find_files(config.path, split=config.split):
+        account.files[str(file)] = sha256_file(file)
+        yield from _iter_file(file, account)
+
+
+def _iter_file(file: Path, account: SourceAccount) -> Iterator[RawRow]:
+    match format_of(file):
+        case ".jsonl" | ".ndjson":
+            return iter_json_lines(file, account)
+        case ".json":
+            return iter_json(file, account)
+        case ".txt":
+            return iter_text(file)
+        case ".csv":
+            return iter_csv(file)
+        case ".tsv":
+            return iter_csv(file, delimiter="\t")
+        case ".parquet":
+            return iter_parquet(file)
+    known = f"{', '.join(SUFFIXES)}; {', '.join(UNPACKED_SUFFIXES)} also with .gz"
+    raise DataError(f"{file} is of no known format", mend=f"its name must end in one of {known}")
 
 
 def _glob(pattern: str) -> Iterator[Path]:
@@ -91,84 +140,50 @@ def _glob(pattern: str) -> Iterator[Path]:
     return Path(place.anchor).glob(str(place.relative_to(place.anchor)))
 
 
-def format_of(file: Path) -> str | None:
-    """Return the suffix that decides how a file is read, `.gz` aside; None when it is not a data file."""
-    name = file.name.lower().removesuffix(".gz")
-    return next((suffix for suffix in SUFFIXES if name.endswith(suffix)), None)
+def _is_data(file: Path) -> bool:
+    hidden = any(part.startswith(".") for part in file.parts)
+    return format_of(file) is not None and not hidden and file.name not in _DESCRIPTIONS
 
 
-def default_name(path: str) -> str:
-    """Return the name of a source in curves and reports: the file's stem."""
-    if path.startswith("hub:"):
-        return path.removeprefix("hub:").split("/")[-1]
-    name = Path(path).name.removesuffix(".gz")
-    stem = Path(name).stem if format_of(Path(name)) else name
-    return stem.strip("*") or Path(path).parent.name
+def _split_of(file: Path) -> str | None:
+    """Return the split that a file's name or folder carries, None when it carries none."""
+    words = _WORDS.split(str(file.parent / file.name.split(".")[0]).lower())
+    return next((_SPLITS[word] for word in words if word in _SPLITS), None)
 
 
-def _iter_rows(config: SourceConfig, account: SourceAccount) -> Iterator[RawRow]:
-    for file in find_files(config.path):
-        suffix = format_of(file)
-        if suffix in (".jsonl", ".ndjson"):
-            yield from _json_lines(file, account)
-        elif suffix == ".json":
-            yield from _json_array(file)
-        elif suffix == ".txt":
-            yield from _text_blocks(file)
-        else:
-            raise DataError(
-                f"{file} is of no known format", mend=f"known suffixes: {', '.join(SUFFIXES)}, and .gz of these"
-            )
+def _split_name(split: str) -> str:
+    return _SPLITS.get(split.lower(), split)
 
 
-def _json_lines(file: Path, account: SourceAccount) -> Iterator[RawRow]:
-    row = 0
-    for line in iter_lines(file):
-        if not line.data.strip() and line.problem is None:
-            account.blank_lines += 1
-            continue
-        yield _raw_row(Origin(str(file), row, line.number), line.data, line.problem)
-        row += 1
+def _found(files: list[Path], problem: str, place: Path) -> list[Path]:
+    if not files:
+        raise DataError(problem, mend=_nearest_names(place))
+    return files
 
 
-def _raw_row(origin: Origin, data: bytes, problem: RowError | None = None) -> RawRow:
-    """Return a row of JSON text; whatever keeps it from being an object becomes its problem."""
-    try:
-        if problem is not None:
-            raise problem
-        value = parse_json_bytes(data)
-        if not isinstance(value, dict):
-            raise RowError(Reason.NOT_AN_OBJECT, f"the row is {kind_of(value)}")
-    except RowError as error:
-        return RawRow(origin, None, error, data[:640].decode("utf-8", errors="backslashreplace"))
-    return RawRow(origin, value)
-
-
-def _json_array(file: Path) -> Iterator[RawRow]:
-    data = b"".join(iter_chunks(file))
-    for index, value in enumerate(json.loads(data)):
-        yield RawRow(Origin(str(file), index), value)
-
-
-def _text_blocks(file: Path) -> Iterator[RawRow]:
-    blocks = file.read_text(encoding="utf-8").split("\n\n")
-    for index, block in enumerate(block for block in blocks if block.strip()):
-        yield RawRow(Origin(str(file), index), {"text": block.strip("\n")})
+def _head(rows: Iterator[RawRow]) -> list[RawRow]:
+    """Take rows until there are enough readable ones to tell their kind."""
+    head: list[RawRow] = []
+    readable = 0
+    for row in islice(rows, DETECTION_LIMIT):
+        head.append(row)
+        readable += row.problem is None
+        if readable == DETECTION_ROWS:
+            break
+    return head
 
 
 def _layout(config: SourceConfig, head: list[RawRow]) -> tuple[str, str]:
     """Return the kind of the rows, and a sentence that says what was taken for what."""
-    values = [row.value for row in head if row.value is not None]
-    kind = config.kind
-    if kind == "auto":
-        if not values:  # nothing but faulty rows: any kind will do to book them
-            return "unknown", "no row could be read"
-        try:
-            kind = detect_kind(values, config.columns)  # type: ignore[assignment]
-        except RowError as error:
-            raise DataError(f"{config.path}: {error.cause}", mend=error.mend) from None
-    sentence = describe(values[0], kind, config.columns) if values else kind
-    return kind, sentence if config.kind != "auto" else f"{sentence} (detected)"
+    values = [row.value for row in head if row.problem is None]
+    if config.kind != "auto" or not values:
+        return config.kind, describe(values[0], config.kind, config.columns) if values else config.kind
+    try:
+        kind = detect_kind(values, config.columns)
+    except RowError as error:
+        raise DataError(f"{config.path}: {error.cause}", mend=error.mend) from None
+    typical = next((value for value in values if guess_kind(value, config.columns) == kind), values[0])
+    return kind, f"{describe(typical, kind, config.columns)} (detected)"
 
 
 def _parse_rows(
@@ -177,11 +192,16 @@ def _parse_rows(
     for row in rows:
         account.rows += 1
         try:
-            if row.problem is not None or row.value is None:
-                raise row.problem or RowError(Reason.EMPTY_ROW, "nothing there")
+            if row.problem is not None:
+                raise row.problem
+            if account.kind == "auto":
+                raise DataError(
+                    f"none of the first {DETECTION_LIMIT:,} rows of {account.path} can be read",
+                    mend="look at its first lines; if they are right, say what the rows are with `kind`",
+                )
             record = parse_row(row.value, account.kind, config.columns, source=account.name, origin=row.origin)
         except RowError as error:
-            excerpt = row.excerpt or json.dumps(row.value, ensure_ascii=False, default=str)[:640]
+            excerpt = row.excerpt or json.dumps(row.value, ensure_ascii=False, default=str)[:EXCERPT_BYTES]
             ledger.reject(account.name, row.origin, error.reason, error.cause, excerpt=excerpt)
             if max_bad_fraction == 0 and account.num_faulty >= MAX_LISTED_FAULTS:
                 _stop(account, ledger)
