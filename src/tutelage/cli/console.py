@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from functools import cache
 
@@ -13,18 +12,26 @@ from rich.theme import Theme
 _THEME = Theme(
     {"problem": "bold red", "mend": "green", "good": "green", "warn": "yellow", "quiet": "dim", "figure": "bold"}
 )
+_FILE_WIDTH_COLUMNS = 160
 
 
 @cache
 def output() -> Console:
     """Console of results; plain text when it is not a terminal."""
-    return Console(theme=_THEME, highlight=False, soft_wrap=not sys.stdout.isatty())
+    return _console(to_errors=False)
 
 
 @cache
 def errors() -> Console:
     """Console of problems, warnings and progress."""
-    return Console(theme=_THEME, highlight=False, stderr=True, soft_wrap=not sys.stderr.isatty())
+    return _console(to_errors=True)
+
+
+def _console(*, to_errors: bool) -> Console:
+    is_terminal = (sys.stderr if to_errors else sys.stdout).isatty()
+    # Lines of a file or pipe are not folded, and tables get room: what reads them is a program, or a person's editor.
+    width = None if is_terminal else _FILE_WIDTH_COLUMNS
+    return Console(theme=_THEME, highlight=False, stderr=to_errors, soft_wrap=not is_terminal, width=width)
 
 
 def say_problem(problem: str, mend: str = "") -> None:
@@ -37,10 +44,3 @@ def say_problem(problem: str, mend: str = "") -> None:
 def warn(message: str) -> None:
     """Print a warning on standard error."""
     errors().print(f"[warn] note[/] {escape(message)}")
-
-
-def silence_output() -> None:
-    """Send what is still to be written to nowhere: the reader of our pipe has gone."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, sys.stdout.fileno())
-    os.close(nowhere)

@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from tutelage.cli.console import errors, say_problem, silence_output
+from tutelage.cli.console import errors, say_problem
 from tutelage.errors import (
     ConfigError,
     DataError,
@@ -37,7 +37,6 @@ EXIT_CODES: dict[type[TutelageError], int] = {
 }
 EXIT_UNEXPECTED = 70
 EXIT_FILE = 74
-EXIT_BROKEN_PIPE = 141
 EXIT_MEANINGS = {
     0: "done",
     EXIT_NOT_FIT: "`check` found that the data may not be trained on",
@@ -66,9 +65,6 @@ def guard(command: Callable[[], None]) -> int:
         _show_traceback_if_asked()
         say_problem(redact(error.problem), redact(error.mend))
         return exit_code(error)
-    except BrokenPipeError:  # `tutelage show ... | head` is no error
-        silence_output()
-        return EXIT_BROKEN_PIPE
     except OSError as error:
         _show_traceback_if_asked()
         say_problem(redact(str(error)), f"{TRACEBACK_VARIABLE}=1 shows where it happened")
