@@ -53,6 +53,7 @@ def add_lora(model: PreTrainedModel, cfg: LoraConfig, *, seed: int = 0, new_ids:
         use_dora=cfg.dora,
         fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),  # GPT-2 stores [in, out]
         trainable_token_indices=_rows_to_train(model, new_ids),
+        revision=getattr(model.config, "_commit_hash", None),
     )
     with torch.random.fork_rng(devices=[]), _peft_warnings_off():
         torch.manual_seed(seed)

@@ -66,21 +66,25 @@ def load_model(
     dtype: torch.dtype = torch.float32,
     attention: str | None = None,
     train_adapter: bool = False,
+    source: ModelFolder | None = None,
 ) -> LoadedModel:
     """Load the model of `cfg`: a local folder, a run, a Hub name, `lab`, or a LoRA adapter folder with its base.
 
     `attention` names an attention implementation known to transformers (see `model/attention.py`), None takes its choice;
-    `train_adapter` leaves the weights of a loaded adapter trainable.
+    `train_adapter` leaves the weights of a loaded adapter trainable; `source` is the model's place, when it is known already.
 
     Raises: ModelError when the folder is not a whole causal language model; UnsafeError when loading could run code.
     """
     register_attention()
-    source = locate_model(cfg.path, revision=cfg.revision)
+    source = source or locate_model(cfg.path, revision=cfg.revision)
     config = read_config(source)
     if cfg.dropout is not None:
         set_dropout(config, cfg.dropout)
-    folder = (source.base or source).folder
-    model, stored_dtype = _load_weights(folder, config, dtype, attention)
+    whole = source.base or source
+    model, stored_dtype = _load_weights(whole.folder, config, dtype, attention)
+    # What an adapter of this model will name as its base: a Hub name with its commit rather than a cache folder.
+    model.name_or_path = whole.name if whole.commit else str(whole.folder)
+    model.config._commit_hash = whole.commit
     if source.is_adapter:
         model = load_adapter(model, source.folder, trainable=train_adapter)
     return LoadedModel(model.to(device).eval(), source, stored_dtype)
@@ -166,7 +170,7 @@ def grow_embeddings(model: PreTrainedModel, new_ids: Sequence[int], *, seed: int
     old_rows: int = model.get_input_embeddings().weight.shape[0]
     rows: int = max(old_rows, max(new_ids) + 1)
     if rows > old_rows:
-        with torch.random.fork_rng(devices=[]), _quiet():
+        with torch.random.fork_rng(devices=[]), quiet():
             model.resize_token_embeddings(rows, mean_resizing=False)
     head = model.get_output_embeddings()
     tables = [model.get_input_embeddings().weight]
@@ -212,7 +216,7 @@ def _load_weights(
 ) -> tuple[PreTrainedModel, torch.dtype]:
     stored_dtype = _check_files(folder)
     try:
-        with _quiet():
+        with quiet():
             model, info = AutoModelForCausalLM.from_pretrained(
                 folder,
                 config=config,
@@ -271,7 +275,7 @@ def _require_complete(folder: Path, info: Mapping[str, Any]) -> None:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keep transformers' progress bars and advice off the screen: what matters is raised or returned."""
     verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()

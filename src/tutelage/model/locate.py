@@ -51,11 +51,20 @@ class ModelFolder:
         """Whether these are adapter weights on top of `base`."""
         return self.base is not None
 
+    @property
+    def tokenizer_folder(self) -> Path:
+        """Where the tokenizer is: an adapter that brings none of its own uses that of its base."""
+        own = any((self.folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json"))
+        return self.folder if own or self.base is None else self.base.folder
 
-def locate_model(name: str | Path, *, revision: str | None = None, weights: bool = True) -> ModelFolder:
+
+def locate_model(
+    name: str | Path, *, revision: str | None = None, weights: bool = True, base: str | None = None
+) -> ModelFolder:
     """Find the model called `name`: `lab`, a local folder, a run directory (its `final`), or a Hub name.
 
     With `weights=False` only what handles text is fetched and required: tokenizer, template and configuration.
+    `base` replaces the base model that an adapter names.
 
     Raises: ModelError when there is no such model; UnsafeError when loading it could run code.
     """
@@ -65,7 +74,7 @@ def locate_model(name: str | Path, *, revision: str | None = None, weights: bool
     refuse_unsafe(located.folder)
     if not (located.folder / ADAPTER_CONFIG_NAME).is_file():
         return located
-    return ModelFolder(located.name, located.folder, located.commit, base=_base_of_adapter(located.folder))
+    return ModelFolder(located.name, located.folder, located.commit, base=_base_of_adapter(located.folder, base))
 
 
 def refuse_unsafe(folder: Path) -> None:
@@ -162,7 +171,7 @@ def _fetch_from_hub(name: str, path: Path, revision: str | None, weights: bool) 
     return ModelFolder(name, folder, commit=folder.name)  # the cache names a snapshot's folder by its commit
 
 
-def _base_of_adapter(folder: Path) -> ModelFolder:
+def _base_of_adapter(folder: Path, override: str | None) -> ModelFolder:
     settings = _read_json(folder / ADAPTER_CONFIG_NAME)
     if settings.get("peft_type") != "LORA":
         raise ModelError(
@@ -171,13 +180,13 @@ def _base_of_adapter(folder: Path) -> ModelFolder:
         )
     if not (folder / ADAPTER_WEIGHTS_NAME).is_file():
         raise ModelError(f"{folder} has no {ADAPTER_WEIGHTS_NAME}", mend="save or fetch the adapter again")
-    name = settings.get("base_model_name_or_path")
+    name = override or settings.get("base_model_name_or_path")
     if not isinstance(name, str) or not name:
         raise ModelError(
             f"{folder / ADAPTER_CONFIG_NAME} does not say which model it adapts",
             mend="set base_model_name_or_path in it to the base model's folder or Hub name",
         )
-    revision = settings.get("revision")
+    revision = settings.get("revision") if override is None else None
     try:
         base = locate_model(_base_name(folder, name), revision=revision if isinstance(revision, str) else None)
     except ModelError as error:
