@@ -1,0 +1,103 @@
+"""What a template renders at each moment of a conversation, and whether later messages change it.
+
+A turn may be trained in a longer document only if the text up to its end is, character for character, what the
+template gives for the conversation as it stood then: the generation prompt before the turn, and the turn itself as last
+message. Both can be checked by rendering every prefix, which takes time quadratic in the number of turns. Most
+templates let us off: the trace tells how many messages the template had looked at when it wrote each character, and
+what was written before it looked further cannot depend on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+
+from tutelage.chat.template import MessageForm, Template, TracedRender, template_messages
+from tutelage.chat.turns import StopFinder, Turn, find_turn
+from tutelage.data.conversation import Conversation, Json, Role
+from tutelage.errors import TemplateError
+
+
+class Moments:
+    """The renderings of one conversation at its successive moments. `renderings` counts the template's runs."""
+
+    def __init__(
+        self,
+        record: Conversation,
+        template: Template,
+        form: MessageForm,
+        variables: Mapping[str, Json],
+        stops: StopFinder,
+    ) -> None:
+        self._record = record
+        self._template = template
+        self._form = form
+        self._variables = variables
+        self._stops = stops
+        self._prompt_tails: dict[Role, str] = {}
+        self.renderings = 0
+
+    @cached_property
+    def _fields(self) -> list[dict[str, Json]]:
+        return template_messages(self._record.messages, self._form)
+
+    def render(self, count: int) -> TracedRender:
+        """Return the traced rendering of the first `count` messages."""
+        self.renderings += 1
+        return self._template.trace(
+            self._record.messages[:count], self._record.tools, form=self._form, variables=self._variables
+        )
+
+    def text(self, count: int, *, add_generation_prompt: bool = False) -> str:
+        """Return the rendered text of the first `count` messages."""
+        self.renderings += 1
+        return self._template.render(
+            self._fields[:count],
+            self._record.tools,
+            add_generation_prompt=add_generation_prompt,
+            variables=self._variables,
+        )
+
+    def prompt(self, message: int) -> str | None:
+        """Return what a server renders before the assistant writes `message`; None if the template cannot."""
+        try:
+            return self.text(message, add_generation_prompt=True)
+        except TemplateError:
+            return None
+
+    def turn(self, render: TracedRender, count: int, message: int) -> Turn:
+        """Return the turn of `message` in `render`, the rendering of the first `count` messages."""
+        prompt = self._prompt_in(render, message)
+        return find_turn(render, message, prompt, self._stops, has_prompt=self._template.has_generation_prompt)
+
+    def is_stable(self, render: TracedRender, count: int, turn: Turn) -> bool:
+        """Whether later messages have left the text up to the end of `turn` as it was when the turn was the last."""
+        if turn.message == count - 1:
+            return True
+        if not turn.prompt_matches:
+            prompt = self.prompt(turn.message)
+            return prompt is None or self.turn(self.render(turn.message + 1), turn.message + 1, turn.message) == turn
+        if render.known_before(turn.end) <= turn.message:
+            return True
+        try:
+            return self.text(turn.message + 1)[: turn.end] == render.text[: turn.end]
+        except TemplateError:
+            return False
+
+    def _prompt_in(self, render: TracedRender, message: int) -> str | None:
+        """Return the text before `message`'s turn in `render`, by construction where possible.
+
+        If the template had seen nothing of `message` when it wrote all that stands before the message's region, that
+        text is what it writes for the prefix; behind it comes the generation prompt proper. Within a conversation that
+        depends on who spoke last, so one rendering per role is enough.
+        """
+        region = render.region_of(message)
+        if region is None or message == 0 or render.known_before(region[0]) >= message:
+            return self.prompt(message)
+        before, speaker = render.text[: region[0]], self._record.messages[message - 1].role
+        if speaker not in self._prompt_tails:
+            prompt = self.prompt(message)
+            if prompt is None or not prompt.startswith(before):
+                return prompt
+            self._prompt_tails[speaker] = prompt[len(before) :]
+        return before + self._prompt_tails[speaker]

@@ -1,0 +1,264 @@
+"""From records to tokens: each with the message and part it came from, and its loss weight.
+
+A conversation is rendered once by the model's own template and tokenised once. Its assistant turns are trained in that
+one document if the template is stable: if at each turn the text so far is what a server would have rendered then.
+Where later messages change earlier ones (templates that drop old reasoning, or move the system message), the
+conversation becomes several documents, each the text of a turn's own moment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
+
+import numpy as np
+
+from tutelage.chat.attribute import label_tokens
+from tutelage.chat.encode import encode_guarded, guards_of, typed_controls
+from tutelage.chat.moments import Moments
+from tutelage.chat.rendered import Part, Rendered
+from tutelage.chat.template import NAMED_TEMPLATES, MessageForm, Template, TracedRender, plain_render
+from tutelage.chat.tokenizer import ChatTokenizer, Encoded
+from tutelage.chat.turns import StopFinder, Turn
+from tutelage.config.schema import ControlStrings, DataConfig, TrainOn
+from tutelage.data.conversation import Conversation, Document, Json, Message, Role
+from tutelage.errors import DataError, TemplateError, TutelageError
+
+_BATCH_RECORDS = 512
+
+
+@dataclass(frozen=True)
+class RenderOptions:
+    """What of a conversation is trained, and what becomes of control strings in messages."""
+
+    train_on: TrainOn = TrainOn.ASSISTANT
+    train_reasoning: bool = True
+    train_tool_calls: bool = True
+    control_strings: ControlStrings = ControlStrings.TEXT
+
+    @classmethod
+    def from_config(cls, config: DataConfig) -> RenderOptions:
+        """Take the options from the `data` section of a configuration."""
+        return cls(config.train_on, config.train_reasoning, config.train_tool_calls, config.control_strings)
+
+    def trains(self, part: Part) -> bool:
+        """Whether this part of a trained turn carries loss."""
+        if part is Part.REASONING:
+            return self.train_reasoning
+        return self.train_tool_calls if part is Part.TOOL_CALL else True
+
+
+@dataclass(frozen=True)
+class RenderFailure:
+    """A record that cannot be rendered: one of the named causes, and the error that says where and why."""
+
+    record: Conversation | Document
+    cause: str
+    error: TutelageError
+
+
+@dataclass(frozen=True)
+class Draft:
+    """One document before tokenisation: `turns` are to be trained in it."""
+
+    record: Conversation | Document
+    render: TracedRender
+    turns: tuple[Turn, ...]
+    stage: int = 0
+
+
+class Renderer:
+    """Renders records for one tokenizer, template and set of options.
+
+    `template` None takes the tokenizer's own. Raises: TemplateError when it has none.
+    """
+
+    def __init__(
+        self,
+        tokenizer: ChatTokenizer,
+        template: Template | None = None,
+        options: RenderOptions = RenderOptions(),
+        *,
+        variables: Mapping[str, Json] | None = None,
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.options = options
+        self.template = template or _own_template(tokenizer, tools=False)
+        tool_source = None if template else tokenizer.template_for(tools=True)
+        is_same = template is not None or tool_source == self.template.source
+        self._tool_template = self.template if is_same else _own_template(tokenizer, tools=True)
+        self.variables = {**tokenizer.special_variables, **(variables or {})}
+        self._stops = StopFinder(tokenizer)
+        self.form = MessageForm()
+
+    def template_for(self, tools: Sequence[Mapping[str, Json]]) -> Template:
+        """Return the template for conversations with these tools on offer."""
+        return self._tool_template if tools else self.template
+
+    def render(self, record: Conversation | Document) -> list[Rendered]:
+        """Return the documents of one record: one, or several where the template rewrites history.
+
+        Raises: TemplateError or DataError naming the record.
+        """
+        (result,) = self.render_many([record])
+        if isinstance(result, RenderFailure):
+            raise result.error
+        return result
+
+    def render_many(self, records: Iterable[Conversation | Document]) -> Iterator[list[Rendered] | RenderFailure]:
+        """Render records in order, tokenising them in batches."""
+        records = iter(records)
+        while batch := list(islice(records, _BATCH_RECORDS)):
+            drafted = [self._draft_or_failure(record) for record in batch]
+            drafts = [draft for result in drafted if not isinstance(result, RenderFailure) for draft in result]
+            encoded = iter(self.tokenizer.encode([draft.render.text for draft in drafts]))
+            for result in drafted:
+                yield result if isinstance(result, RenderFailure) else self._finish_all(result, encoded)
+
+    def _finish_all(self, drafts: list[Draft], encoded: Iterator[Encoded]) -> list[Rendered] | RenderFailure:
+        tokens = list(islice(encoded, len(drafts)))
+        try:
+            return [self._finish(draft, token) for draft, token in zip(drafts, tokens, strict=True)]
+        except TutelageError as error:
+            return RenderFailure(drafts[0].record, _cause(error), error)
+
+    def _draft_or_failure(self, record: Conversation | Document) -> list[Draft] | RenderFailure:
+        try:
+            return self.drafts(record)
+        except TutelageError as error:
+            return RenderFailure(record, _cause(error), error)
+
+    def drafts(self, record: Conversation | Document) -> list[Draft]:
+        """Return the documents of a record as traced text, with the turns to train in each."""
+        if isinstance(record, Document):
+            return [Draft(record, plain_render(record.text), ())]
+        messages = record.messages
+        moments = Moments(record, self.template_for(record.tools), self.form, self.variables, self._stops)
+        left, count, drafts = self.trained_messages(record), len(messages), []
+        while left or not drafts:
+            render = moments.render(count)
+            turns = [moments.turn(render, count, message) for message in left]
+            stable = [turn for turn in turns if moments.is_stable(render, count, turn)]
+            if len(stable) < len(left) and count > left[-1] + 1:
+                count = left[-1] + 1  # the text has to be that of a turn's own moment
+                continue
+            stage = 0 if len(stable) == len(left) and not drafts else _assistant_number(messages, left[-1])
+            drafts.append(Draft(record, render, tuple(stable), stage))
+            left = [message for message in left if message not in {turn.message for turn in stable}]
+            count = left[-1] + 1 if left else count
+        return drafts[::-1]
+
+    def trained_messages(self, record: Conversation) -> list[int]:
+        """Return the numbers of the messages that carry loss: by their own flag, else by the policy."""
+        assistants = [i for i, message in enumerate(record.messages) if message.role is Role.ASSISTANT]
+        for number, message in enumerate(record.messages):
+            if message.train and message.role is not Role.ASSISTANT:
+                raise DataError(
+                    f"{_where(record)}: message {number} ({message.role}) asks to be trained",
+                    mend="only assistant messages can be; remove its `train` flag",
+                )
+        policy = set(assistants if self.options.train_on is TrainOn.ASSISTANT else assistants[-1:])
+        chosen = []
+        for number in assistants:
+            message = record.messages[number]
+            if message.weight and (number in policy if message.train is None else message.train):
+                chosen.append(number)
+        return chosen
+
+    def prompt_ids(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Json]] = ()) -> list[int]:
+        """Return what a server feeds the model before it answers: the messages and the generation prompt."""
+        template = self.template_for(tools)
+        render = template.trace(messages, tools, form=self.form, add_generation_prompt=True, variables=self.variables)
+        (encoded,) = self.tokenizer.encode([render.text])
+        record = Conversation(tuple(messages), tuple(tools))
+        return [int(number) for number in self._encode_guarded(record, render, encoded).ids]
+
+    @property
+    def stop_ids(self) -> tuple[int, ...]:
+        """Every id at which generation stops: the configured ones, and those that end this template's turns."""
+        return tuple(dict.fromkeys((*self.tokenizer.eos_ids, *self._template_stop_ids)))
+
+    @cached_property
+    def _template_stop_ids(self) -> tuple[int, ...]:
+        """The stop token of a one-question conversation in this template."""
+        messages = (Message(Role.USER, "Hello"), Message(Role.ASSISTANT, "Hi"))
+        try:
+            (draft,) = self.drafts(Conversation(messages))
+        except TutelageError:
+            return ()
+        return tuple(turn.stop_id for turn in draft.turns if turn.stop_id is not None)
+
+    def _encode_guarded(self, record: Conversation, render: TracedRender, encoded: Encoded) -> Encoded:
+        """Take the control out of control strings that were typed into messages, or refuse them."""
+        assistants = frozenset(i for i, message in enumerate(record.messages) if message.role is Role.ASSISTANT)
+        guards = guards_of(render, assistants)
+        typed = typed_controls(self.tokenizer, render.text, encoded, guards)
+        if typed and self.options.control_strings is ControlStrings.REFUSE:
+            texts = ", ".join(sorted({repr(control.text) for control in typed.values()}))
+            raise DataError(f"control strings in message text: {texts}", mend="set data.control_strings=text")
+        return encode_guarded(self.tokenizer, render.text, encoded, guards, typed)
+
+    def _finish(self, draft: Draft, encoded: Encoded) -> Rendered:
+        if isinstance(draft.record, Document):
+            return self._finish_document(draft.record)
+        encoded = self._encode_guarded(draft.record, draft.render, encoded)
+        messages = draft.record.messages
+        turns = [(turn, messages[turn.message].weight) for turn in draft.turns]
+        labels = label_tokens(draft.render, turns, encoded, self.options)
+        return Rendered(
+            ids=encoded.ids,
+            weights=labels.weights,
+            message=labels.message,
+            part=labels.part,
+            roles=tuple(message.role.value for message in messages),
+            record_id=draft.record.id,
+            source=draft.record.source,
+            where=_where(draft.record),
+            stage=draft.stage,
+        )
+
+    def _finish_document(self, document: Document) -> Rendered:
+        """Plain text: begun as the tokenizer begins a text, ended by its end token, all but the first token trained."""
+        before, after = self.tokenizer.text_ends
+        eos = self.tokenizer.eos_id
+        end = after if after or eos is None else (eos,)
+        body = self.tokenizer.encode_inert(document.text, after_control=False).ids
+        ids = np.concatenate([np.array(before, dtype=np.int32), body, np.array(end, dtype=np.int32)])
+        weights = np.ones(len(ids), dtype=np.float32)
+        weights[:1] = 0
+        part = np.full(len(ids), Part.CONTENT, dtype=np.int8)
+        part[: len(before)], part[len(ids) - len(end) :] = Part.HEADER, Part.STOP
+        return Rendered(
+            ids=ids,
+            weights=weights,
+            message=np.full(len(ids), -1, dtype=np.int32),
+            part=part,
+            roles=(),
+            record_id=document.id,
+            source=document.source,
+            where=_where(document),
+        )
+
+
+def _own_template(tokenizer: ChatTokenizer, *, tools: bool) -> Template:
+    source = tokenizer.template_for(tools=tools)
+    if source is None:
+        raise TemplateError(
+            "the model has no chat template", mend=f"set model.template to one of {', '.join(NAMED_TEMPLATES)}"
+        )
+    return Template(source, name="the model's chat template")
+
+
+def _assistant_number(messages: Sequence[Message], last: int) -> int:
+    """Return which assistant turn, counted from 1, message `last` is."""
+    return sum(message.role is Role.ASSISTANT for message in messages[: last + 1])
+
+
+def _where(record: Conversation | Document) -> str:
+    return str(record.origin) if record.origin else record.source or record.id
+
+
+def _cause(error: TutelageError) -> str:
+    return "template" if isinstance(error, TemplateError) else "control_strings"

@@ -1,0 +1,470 @@
+"""The only door to Jinja: the sandbox in which chat templates run.
+
+Templates come from the Hub and are untrusted programs. They run in Jinja's immutable sandbox, set up as transformers
+sets it up (same options, filters and globals, so that the output is the same), with three additions:
+
+- **Limits.** Jinja's sandbox keeps templates away from Python's internals, but not from time and memory. Here every
+  loop iteration, call and operator spends from a `Budget`, and whatever could grow a string is measured before it runs.
+- **Tracing.** Operators and filters that build strings keep the spans of `trace.Traced`.
+- **Marks.** Loops are rewritten at compile time to leave a zero-width mark in the output when their body begins for a
+  message, so that the template's own words can be attributed to the message they frame.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cache, wraps
+from typing import Any
+
+import jinja2
+from jinja2 import nodes
+from jinja2.exceptions import FilterArgumentError
+from jinja2.ext import Extension, loopcontrols
+from jinja2.filters import make_attrgetter
+from jinja2.parser import Parser
+from jinja2.runtime import Context, Macro
+from jinja2.sandbox import ImmutableSandboxedEnvironment, SandboxedFormatter, SecurityError
+from jinja2.utils import Namespace
+from jinja2.visitor import NodeTransformer
+
+from tutelage.chat import trace
+from tutelage.chat.trace import Mark, MarkKind, Source, Traced
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one rendering may use.
+
+    `seconds` is processor time of the thread; characters are counted over every string that the template builds.
+    """
+
+    seconds: float = 2.0
+    operations: int = 5_000_000
+    characters: int = 1 << 26
+    string_characters: int = 1 << 22
+    source_characters: int = 1 << 20
+
+
+class BudgetExceeded(SecurityError):
+    """A template that used more than its limits."""
+
+
+class Budget:
+    """What is left of the limits of one rendering. Long inputs earn a proportionally larger budget."""
+
+    __slots__ = ("_characters", "_deadline", "_limits", "_operations", "_string", "operations")
+
+    def __init__(self, limits: Limits, input_characters: int = 0) -> None:
+        self._limits = limits
+        self._deadline = time.thread_time() + limits.seconds
+        self._operations = limits.operations
+        self._characters = limits.characters + 64 * input_characters
+        self._string = limits.string_characters + 8 * input_characters
+        self.operations = 0
+
+    def spend(self) -> None:
+        """Book one operation."""
+        self.operations += 1
+        if self.operations > self._operations:
+            raise BudgetExceeded(f"the template ran more than {self._operations:,} operations")
+        if self.operations & 63 == 0 and time.thread_time() > self._deadline:
+            raise BudgetExceeded(f"the template ran longer than {self._limits.seconds:g} s")
+
+    def charge(self, characters: int) -> None:
+        """Book a string (or list) of this length before it is built."""
+        self.spend()
+        self._characters -= characters
+        if characters > self._string:
+            raise BudgetExceeded(f"the template builds a string of {characters:,} characters")
+        if self._characters < 0:
+            raise BudgetExceeded("the template builds more text than its limit")
+
+
+class MessageView(dict[str, Any]):
+    """A message as the template sees it: a plain mapping that knows its number."""
+
+    __slots__ = ("_index",)
+    _index: int
+
+    def __init__(self, fields: Mapping[str, Any], index: int) -> None:
+        super().__init__(fields)
+        self._index = index
+
+
+class SourcedDict(dict[str, Any]):
+    """A mapping all of whose text comes from one source, such as the arguments of a tool call."""
+
+    __slots__ = ("_source",)
+    _source: Source
+
+    def __init__(self, fields: Mapping[str, Any], source: Source) -> None:
+        super().__init__(fields)
+        self._source = source
+
+
+class SourcedList(list[Any]):
+    """A list all of whose text comes from one source."""
+
+    __slots__ = ("_source",)
+    _source: Source
+
+    def __init__(self, items: list[Any], source: Source) -> None:
+        super().__init__(items)
+        self._source = source
+
+
+_LOOP = Traced("", ((0, 0, Mark(MarkKind.LOOP)),))
+_LEAVE = Traced("", ((0, 0, Mark(MarkKind.LEAVE)),))
+_GENERATION = Traced("", ((0, 0, Mark(MarkKind.GENERATION)),))
+_END_GENERATION = Traced("", ((0, 0, Mark(MarkKind.END_GENERATION)),))
+
+_PADDING_METHODS = frozenset({"center", "ljust", "rjust", "zfill", "expandtabs"})
+_LARGEST_WIDTH = 1_000_000
+_WIDE = re.compile(r"\d{7,}")
+
+
+class ChatEnvironment(ImmutableSandboxedEnvironment):
+    """Jinja's immutable sandbox with limits, tracing and marks. One rendering at a time; not for several threads."""
+
+    intercepted_binops = frozenset({"+", "*", "%", "**"})
+
+    def __init__(self, limits: Limits) -> None:
+        super().__init__(trim_blocks=True, lstrip_blocks=True, extensions=[GenerationTag, loopcontrols])
+        self.limits = limits
+        self.budget = Budget(limits)
+        self.globals |= {
+            "raise_exception": _raise_exception,
+            "strftime_now": lambda form: datetime.now().strftime(form),
+            "dict": _TemplateDict(),
+            "namespace": _TemplateNamespace,
+            "lipsum": _no_lipsum,
+        }
+        self.filters |= {
+            "tojson": self._tojson,
+            "join": self._join_filter,
+            "replace": self._replace_filter,
+            "format": self._format_filter,
+            "indent": self._indent_filter,
+            "_concat": self._concat_values,
+            "_enter": self._enter,
+            "_loop": lambda _: _LOOP,
+            "_leave": lambda _: _LEAVE,
+            "_tick": self._tick,
+        }
+        for name in ("center", "wordwrap", "truncate", "batch", "slice"):
+            self.filters[name] = self._width_checked(self.filters[name])
+        self.concat = self.concat_pieces  # type: ignore[assignment]  # macros and set blocks join their pieces with it
+
+    # compilation
+
+    def _generate(
+        self, source: nodes.Template, name: str | None, filename: str | None, defer_init: bool = False
+    ) -> str:
+        tree = _Instrument().visit(source)
+        tree.set_environment(self)
+        return super()._generate(tree, name, filename, defer_init)
+
+    # operators and calls
+
+    def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
+        """Compute an intercepted operator after measuring its result."""
+        if operator == "+":
+            self.budget.charge(_length(left) + _length(right))
+            return left + right
+        if operator == "%" and isinstance(left, str):
+            return self._percent(left, right)
+        if operator == "*":
+            self._check_product(left, right)
+        elif operator == "**":
+            self._check_power(left, right)
+        else:
+            self.budget.spend()
+        return self.binop_table[operator](left, right)
+
+    def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: B902, N805
+        """Call what the template calls; string methods that could grow text are measured, and traced."""
+        __self.budget.spend()
+        owner = getattr(__obj, "__self__", None)
+        if isinstance(owner, str):
+            name = __obj.__name__
+            if name == "join":
+                return __self._join(owner, *args)
+            if name == "replace":
+                return __self._replace(owner, *args, **kwargs)
+            if name in _PADDING_METHODS:
+                __self._check_widths(args, kwargs)
+        return super().call(__context, __obj, *args, **kwargs)
+
+    def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
+        """Replace `str.format`: sandboxed as Jinja does it, measured and traced."""
+        owner = getattr(value, "__self__", None)
+        name = getattr(value, "__name__", "")
+        if not isinstance(owner, str) or name not in ("format", "format_map"):
+            return None
+        formatter = SandboxedFormatter(self)
+
+        def formatted(*args: Any, **kwargs: Any) -> str:
+            if name == "format_map":
+                (kwargs,), args = args, ()
+            self._check_format(
+                owner, nested=re.search(r"\{[^{}]*\{", owner) is not None, values=(*args, *kwargs.values())
+            )
+            names = list(kwargs)
+
+            def make(values: list[Any]) -> str:
+                numbered, named = values[: len(args)], values[len(args) :]
+                return formatter.vformat(trace.plain(owner), tuple(numbered), dict(zip(names, named, strict=True)))
+
+            return trace.stitched(make, [*args, *kwargs.values()])
+
+        return formatted
+
+    def concat_pieces(self, pieces: Iterable[str]) -> str:
+        """Join the output of a macro, a call block or a set block."""
+        pieces = list(pieces)
+        self.budget.charge(sum(map(len, pieces)))
+        return trace.concat(pieces)
+
+    def _concat_values(self, values: list[Any]) -> str:
+        """The operator `~`."""
+        return self.concat_pieces(map(str, values))
+
+    # filters
+
+    def _tojson(
+        self,
+        value: Any,
+        ensure_ascii: bool = False,
+        indent: int | str | None = None,
+        separators: tuple[str, str] | None = None,
+        sort_keys: bool = False,
+    ) -> str:
+        self._check_widths((indent,), {})
+        self.budget.spend()
+        options = {"ensure_ascii": ensure_ascii, "indent": indent, "separators": separators, "sort_keys": sort_keys}
+        text = json.dumps(value, **options)  # type: ignore[arg-type]
+        self.budget.charge(len(text))
+        return traced_json(value, text, options=options)
+
+    def _join(self, separator: str, items: Iterable[str]) -> str:
+        items = list(items)
+        self.budget.charge(sum(map(_length, items)) + len(separator) * len(items))
+        return trace.join(separator, items)
+
+    def _join_filter(self, value: Iterable[Any], d: str = "", attribute: str | int | None = None) -> str:
+        if attribute is not None:
+            value = map(make_attrgetter(self, attribute), value)
+        return self._join(str(d), [str(item) for item in value])
+
+    def _replace(self, text: str, old: str, new: str, count: int = -1) -> str:
+        found = text.count(old)
+        self.budget.charge(len(text) + max(0, len(new) - len(old)) * (found if count < 0 else min(found, count)))
+        return trace.replace(text, old, new, count)
+
+    def _replace_filter(self, s: Any, old: Any, new: Any, count: int | None = None) -> str:
+        return self._replace(str(s), str(old), str(new), -1 if count is None else count)
+
+    def _percent(self, left: str, right: Any) -> str:
+        values = right if isinstance(right, tuple) else tuple(right.values()) if isinstance(right, dict) else (right,)
+        self._check_format(left, nested="*" in left, values=values)
+        return trace.percent(left, right)
+
+    def _format_filter(self, value: Any, *args: Any, **kwargs: Any) -> str:
+        if args and kwargs:
+            raise FilterArgumentError("can't handle positional and keyword arguments at the same time")
+        return self._percent(str(value), kwargs or args)
+
+    def _indent_filter(self, s: Any, width: int | str = 4, first: bool = False, blank: bool = False) -> str:
+        self._check_widths((width,), {})
+        space = width if isinstance(width, str) else " " * width
+        lines = (str(s) + "\n").splitlines()
+        self.budget.charge(sum(map(len, lines)) + len(lines) * (len(space) + 1))
+        indented = [
+            space + line if (line or blank) and (number or first) else line for number, line in enumerate(lines)
+        ]
+        return trace.join("\n", indented)
+
+    def _width_checked(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(function)  # keeps Jinja's marks for filters that want the environment
+        def checked(*args: Any, **kwargs: Any) -> Any:
+            self._check_widths(args, kwargs)
+            self.budget.spend()
+            return function(*args, **kwargs)
+
+        return checked
+
+    # marks
+
+    def _enter(self, item: Any) -> str:
+        self.budget.spend()
+        return _enter_mark(item._index) if type(item) is MessageView else ""
+
+    def _tick(self, item: Any) -> None:
+        self.budget.spend()
+
+    # limits
+
+    def _check_widths(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        for value in (*args, *kwargs.values()):
+            if isinstance(value, int) and value > _LARGEST_WIDTH:
+                raise BudgetExceeded(f"the template pads text to a width of {value:,}")
+
+    def _check_format(self, template: str, *, nested: bool, values: tuple[Any, ...]) -> None:
+        self.budget.charge(len(template) + sum(map(_length, values)))
+        if _WIDE.search(template) or (nested and any(_WIDE.search(str(value)) for value in values)):
+            raise BudgetExceeded("the template formats text to an enormous width")
+
+    def _check_product(self, left: Any, right: Any) -> None:
+        if isinstance(left, int) and isinstance(right, int):
+            self.budget.charge((left.bit_length() + right.bit_length()) // 8)
+        elif isinstance(left, int) or isinstance(right, int):
+            sequence, count = (right, left) if isinstance(left, int) else (left, right)
+            self.budget.charge(_length(sequence) * max(0, count) if not isinstance(count, float) else 0)
+
+    def _check_power(self, left: Any, right: Any) -> None:
+        self.budget.spend()
+        if isinstance(left, int) and isinstance(right, int) and left.bit_length() * abs(right) > _LARGEST_WIDTH:
+            raise BudgetExceeded(f"the template computes {left} to the power of {right}")
+
+
+class GenerationTag(Extension):
+    """`{% generation %}` of transformers: marks what the assistant wrote, here as marks in the output."""
+
+    tags = {"generation"}  # noqa: RUF012  # Jinja's own declaration
+
+    def parse(self, parser: Parser) -> nodes.Node:
+        """Turn the block into a call whose result is framed by marks."""
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        return nodes.CallBlock(self.call_method("_framed"), [], [], body).set_lineno(line)
+
+    def _framed(self, caller: Macro) -> str:
+        return trace.concat((_GENERATION, caller(), _END_GENERATION))
+
+
+class _Instrument(NodeTransformer):
+    """Make loops leave marks and spend budget, and make `~` keep spans."""
+
+    def visit_For(self, node: nodes.For) -> list[nodes.Node]:
+        """Put marks before, into and behind a loop that writes; let any other loop spend only."""
+        self.generic_visit(node)
+        if not any(node.find_all((nodes.Output, nodes.CallBlock, nodes.FilterBlock))):
+            node.body = [nodes.ExprStmt(_filter("_tick", nodes.ContextReference())), *node.body]
+            return [node]
+        target = node.target
+        item = nodes.Name(target.name, "load") if isinstance(target, nodes.Name) else nodes.ContextReference()
+        node.body = [nodes.Output([_filter("_enter", item)]), *node.body]
+        before, behind = (nodes.Output([_filter(name, nodes.ContextReference())]) for name in ("_loop", "_leave"))
+        return [before, node, behind]
+
+    def visit_Concat(self, node: nodes.Concat) -> nodes.Node:
+        """`a ~ b` becomes a filter on the list of its operands."""
+        self.generic_visit(node)
+        return _filter("_concat", nodes.List(node.nodes))
+
+
+def _filter(name: str, argument: nodes.Expr) -> nodes.Filter:
+    return nodes.Filter(argument, name, [], [], None, None)
+
+
+def traced_json(value: Any, text: str, *, options: Mapping[str, Any]) -> str:
+    """Label `text`, the JSON form of `value`, by where its strings came from.
+
+    Text of one source is labelled whole, with its quotes and braces; in a mixture, such as a whole message, each string
+    is labelled by its own source.
+    """
+    source = _source_of(value)
+    if source is not None:
+        return trace.of(text, source)
+    if not isinstance(value, Mapping | list | tuple):
+        return text
+    traced = trace.concat(_json_pieces(value, "", options))
+    return traced if traced == text else text
+
+
+def _source_of(value: Any) -> Source | None:
+    if type(value) is Traced:
+        return next((label for _, _, label in trace.spans_of(value) if isinstance(label, Source)), None)
+    return getattr(value, "_source", None) if isinstance(value, SourcedDict | SourcedList) else None
+
+
+def _json_pieces(value: Any, margin: str, options: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the JSON form of `value` in pieces, labelled where a piece has a source. `margin`: current indentation."""
+    source = _source_of(value)
+    if source is not None and not (options["indent"] and isinstance(value, Mapping | list | tuple)):
+        yield trace.of(json.dumps(value, **options), source)
+        return
+    if not isinstance(value, Mapping | list | tuple) or not value:
+        yield json.dumps(value, **options)
+        return
+    indent = options["indent"]
+    item_separator, key_separator = options["separators"] or (", " if indent is None else ",", ": ")
+    inner = margin + (" " * indent if isinstance(indent, int) else indent or "")
+    line = "" if indent is None else "\n"
+    is_mapping = isinstance(value, Mapping)
+    items: Iterable[Any] = (sorted(value.items()) if options["sort_keys"] else value.items()) if is_mapping else value
+    yield "{" if is_mapping else "["
+    for number, item in enumerate(items):
+        yield (item_separator if number else "") + (line and line + inner)
+        if is_mapping:
+            key, item = item
+            yield from (*_json_pieces(key, inner, options), key_separator)
+        yield from _json_pieces(item, inner, options)
+    yield (line and line + margin) + ("}" if is_mapping else "]")
+
+
+@cache
+def _enter_mark(message: int) -> Traced:
+    return Traced("", ((0, 0, Mark(MarkKind.ENTER, message)),))
+
+
+def _length(value: Any) -> int:
+    return len(value) if isinstance(value, str | list | tuple) else 0
+
+
+def _raise_exception(message: str) -> None:
+    raise RefusedByTemplate(str(message))
+
+
+def _no_lipsum(*args: Any, **kwargs: Any) -> str:
+    raise SecurityError("a chat template may not write random text with lipsum()")
+
+
+class RefusedByTemplate(jinja2.TemplateError):
+    """A conversation that the template itself refuses, with `raise_exception`."""
+
+
+class _TemplateDict:
+    """The function `dict` for templates, without the type's other attributes."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        return dict(*args, **kwargs)
+
+    def fromkeys(self, *args: Any) -> dict[str, Any]:
+        """Return `dict.fromkeys(...)`."""
+        return dict.fromkeys(*args)
+
+
+class _TemplateNamespace(Namespace):
+    """Jinja's namespace, closed to names that begin with an underscore."""
+
+    def __init__(*args: Any, **kwargs: Any) -> None:  # noqa: N805  # as in Jinja: a template may store `self`
+        self, args = args[0], args[1:]
+        fields = dict(*args, **kwargs)
+        for name in fields:
+            _check_name(name)
+        Namespace.__init__(self, fields)
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        _check_name(name)
+        super().__setitem__(name, value)
+
+
+def _check_name(name: Any) -> None:
+    if isinstance(name, str) and name.startswith("_"):
+        raise SecurityError(f"a chat template may not store {name!r} in a namespace")

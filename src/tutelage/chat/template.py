@@ -1,0 +1,409 @@
+"""Chat templates: rendered to text, or to text that knows where it came from.
+
+A `Template` is compiled once. `render` gives what transformers' `apply_chat_template(tokenize=False)` gives; `trace`
+gives the same text with, for every character, the message and field it was taken from or the message it frames, and a
+record of how far ahead the template had looked when it wrote it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import resources
+from typing import Any, SupportsIndex, TypeAlias
+
+import jinja2
+from jinja2 import meta, nodes
+
+from tutelage.chat import trace
+from tutelage.chat.sandbox import (
+    Budget,
+    BudgetExceeded,
+    ChatEnvironment,
+    Limits,
+    MessageView,
+    RefusedByTemplate,
+    SourcedDict,
+    SourcedList,
+)
+from tutelage.chat.trace import Field, Mark, MarkKind, Source
+from tutelage.data.conversation import Json, Message, ToolCall
+from tutelage.errors import ConfigError, TemplateError
+
+NAMED_TEMPLATES = ("chatml", "llama3", "plain")
+_Label: TypeAlias = Callable[[Any, Source], Any]
+_END = 1 << 30  # "the template knows where the conversation ends"
+
+# What a template can raise while it runs on data; anything else is a bug of ours and passes through.
+_RUN_FAILURES = (
+    jinja2.TemplateError,
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+_COMPILE_FAILURES = (*_RUN_FAILURES, SyntaxError, MemoryError)
+
+
+@dataclass(frozen=True)
+class MessageForm:
+    """How messages are handed to a template: some want content as a list of parts, or call arguments as JSON text."""
+
+    content_parts: bool = False
+    argument_text: bool = False
+
+
+@dataclass(frozen=True)
+class SourceSpan:
+    """Characters [start, end) of a rendered text, taken from a field of a message."""
+
+    start: int
+    end: int
+    source: Source
+
+
+@dataclass(frozen=True)
+class TracedRender:
+    """A rendered conversation with the origin of its characters.
+
+    `sources` are sorted and disjoint; an empty one is a field that was empty or stripped to nothing.
+    `regions` are the characters written in the loop body for a message, in order: (start, end, message).
+    `knowledge` says how many messages the template had looked at (or `_END`) when it wrote from this character on.
+    `generation` are the characters inside `{% generation %}`.
+    """
+
+    text: str
+    sources: tuple[SourceSpan, ...]
+    regions: tuple[tuple[int, int, int], ...]
+    knowledge: tuple[tuple[int, int], ...]
+    generation: tuple[tuple[int, int], ...] = field(default=())
+
+    def known_before(self, position: int) -> int:
+        """Return the last message the template had looked at when it wrote the character before `position`."""
+        index = bisect_left(self.knowledge, (position, -_END)) - 1
+        return self.knowledge[index][1] if index >= 0 else -1
+
+    def region_of(self, message: int) -> tuple[int, int] | None:
+        """Return the characters written in the loop body for `message`, from first to last; None if there are none."""
+        own = [(start, end) for start, end, owner in self.regions if owner == message and end > start]
+        return (own[0][0], own[-1][1]) if own else None
+
+    def sources_of(self, message: int) -> list[SourceSpan]:
+        """Return the spans taken from what `message` says: content, reasoning and tool calls."""
+        spoken = (Field.CONTENT, Field.REASONING, Field.TOOL_CALL)
+        return [span for span in self.sources if span.source.message == message and span.source.field in spoken]
+
+
+class Template:
+    """A compiled chat template.
+
+    Raises: TemplateError when the source is not a template (at construction), or when it fails, refuses the
+    conversation or exceeds its limits (when rendering).
+    """
+
+    def __init__(self, source: str, *, name: str = "chat template", limits: Limits | None = None) -> None:
+        self.source = source
+        self.name = name
+        self._environment = ChatEnvironment(limits or Limits())
+        if len(source) > self._environment.limits.source_characters:
+            raise TemplateError(f"{name} is {len(source):,} characters long")
+        try:
+            self._compiled = self._environment.from_string(source)
+            tree = self._environment.parse(source)
+        except _COMPILE_FAILURES as error:
+            raise TemplateError(f"{name} is not a valid template: {_reason(error)}") from error
+        self.variables = frozenset(meta.find_undeclared_variables(tree))
+        self.literals = tuple(_literals(tree))
+
+    @property
+    def has_generation_prompt(self) -> bool:
+        """Whether the template reads `add_generation_prompt`."""
+        return "add_generation_prompt" in self.variables or "add_generation_prompt" in self.source
+
+    @property
+    def has_generation_tag(self) -> bool:
+        """Whether the template marks with `{% generation %}` what the assistant writes."""
+        return re.search(r"\{%[-+]?\s*generation\s*[-+]?%\}", self.source) is not None
+
+    def render(
+        self,
+        messages: Sequence[Mapping[str, Json]],
+        tools: Sequence[Mapping[str, Json]] = (),
+        *,
+        add_generation_prompt: bool = False,
+        variables: Mapping[str, Json] | None = None,
+    ) -> str:
+        """Return the rendered text of messages in the template's own terms (see `template_messages`)."""
+        size = sum(len(value) for message in messages for value in message.values() if isinstance(value, str))
+        return trace.plain(
+            trace.concat(self._pieces(list(messages), list(tools), size, add_generation_prompt, variables or {}))
+        )
+
+    def trace(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Mapping[str, Json]] = (),
+        *,
+        form: MessageForm = MessageForm(),
+        add_generation_prompt: bool = False,
+        variables: Mapping[str, Json] | None = None,
+    ) -> TracedRender:
+        """Render with the origin of every character."""
+        views = traced_messages(messages, form)
+        watch = _Watch()
+        watched = _MessageList(views, watch)
+        offered = _with_source(list(tools), Source(-1, Field.TOOLS)) if tools else []
+        size = sum(len(message.content) + len(message.reasoning or "") for message in messages)
+        pieces, knowledge, written = [], [], 0
+        for piece in self._pieces(watched, offered, size, add_generation_prompt, variables or {}):
+            if piece and (not knowledge or knowledge[-1][1] != watch.last):
+                knowledge.append((written, watch.last))
+            written += len(piece)
+            pieces.append(piece)
+        return _finished(trace.concat(pieces), tuple(knowledge))
+
+    def _pieces(
+        self,
+        messages: list[Any],
+        tools: list[Any],
+        size: int,
+        add_generation_prompt: bool,
+        variables: Mapping[str, Json],
+    ) -> Iterator[str]:
+        """Run the template and yield its output as it writes it."""
+        environment = self._environment
+        environment.budget = Budget(environment.limits, size)
+        context = self._compiled.new_context(
+            {
+                **variables,
+                "messages": messages,
+                "tools": tools or None,
+                "documents": None,
+                "add_generation_prompt": add_generation_prompt,
+            }
+        )
+        try:
+            for piece in self._compiled.root_render_func(context):
+                environment.budget.charge(len(piece))
+                yield piece
+        except RefusedByTemplate as error:
+            raise TemplateError(f"{self.name} refuses this conversation: {error}") from error
+        except BudgetExceeded as error:
+            raise TemplateError(f"{self.name} was stopped: {error}", mend="do not use this template") from error
+        except (*_RUN_FAILURES, MemoryError) as error:
+            raise TemplateError(f"{self.name} fails on this conversation: {_reason(error)}") from error
+
+
+def plain_render(text: str) -> TracedRender:
+    """Return a text that no template wrote."""
+    return TracedRender(text, (), (), ())
+
+
+def named_template(name: str) -> Template:
+    """Return one of the templates that ship: `chatml`, `llama3` or `plain`.
+
+    Raises: ConfigError for any other name.
+    """
+    if name not in NAMED_TEMPLATES:
+        raise ConfigError(f"there is no chat template named {name!r}", mend=f"use one of {', '.join(NAMED_TEMPLATES)}")
+    source = resources.files("tutelage.chat").joinpath(f"templates/{name}.jinja").read_text(encoding="utf-8")
+    return Template(source, name=name)
+
+
+def template_messages(messages: Sequence[Message], form: MessageForm = MessageForm()) -> list[dict[str, Json]]:
+    """Return messages as `apply_chat_template` takes them: plain dicts in the OpenAI layout."""
+    return [
+        _fields(message, number, form, lambda text, _: text, lambda value, _: value)
+        for number, message in enumerate(messages)
+    ]
+
+
+def traced_messages(messages: Sequence[Message], form: MessageForm) -> list[MessageView]:
+    """Return the same, with strings that know where they come from."""
+    return [
+        MessageView(_fields(message, number, form, trace.of, _with_source), number)
+        for number, message in enumerate(messages)
+    ]
+
+
+def _fields(message: Message, number: int, form: MessageForm, text: _Label, tree: _Label) -> dict[str, Json]:
+    """Return the fields of a message; `text` and `tree` label a string or a structure with its source."""
+    fields: dict[str, Json] = {"role": text(message.role.value, Source(number, Field.ROLE))}
+    content = text(message.content, Source(number, Field.CONTENT))
+    fields["content"] = [{"type": "text", "text": content}] if form.content_parts else content
+    if message.reasoning is not None:
+        reasoning = text(message.reasoning, Source(number, Field.REASONING))
+        fields |= {"thinking": reasoning, "reasoning_content": reasoning}
+    if message.tool_calls:
+        calls = [_call_fields(call, form) for call in message.tool_calls]
+        fields["tool_calls"] = tree(calls, Source(number, Field.TOOL_CALL))
+    for key, value in (("name", message.name), ("tool_call_id", message.tool_call_id)):
+        if value is not None:
+            fields[key] = text(value, Source(number, Field.LABEL))
+    return fields
+
+
+def _call_fields(call: ToolCall, form: MessageForm) -> dict[str, Json]:
+    arguments: Json = dict(call.arguments)
+    if form.argument_text:
+        arguments = json.dumps(arguments, ensure_ascii=False)
+    fields = {"type": "function", "function": {"name": call.name, "arguments": arguments}}
+    return fields if call.id is None else {"id": call.id, **fields}
+
+
+def _with_source(value: Json, source: Source) -> Json:
+    """Return a structure whose strings, keys included, all come from `source`."""
+    if isinstance(value, str):
+        return trace.of(value, source)
+    if isinstance(value, Mapping):
+        return SourcedDict(
+            {_with_source(key, source): _with_source(item, source) for key, item in value.items()}, source
+        )
+    if isinstance(value, list | tuple):
+        return SourcedList([_with_source(item, source) for item in value], source)
+    return value
+
+
+class _Watch:
+    """How far into the conversation a template has looked."""
+
+    def __init__(self) -> None:
+        self.last = -1
+
+    def saw(self, message: int) -> None:
+        """Note that message number `message` was looked at."""
+        self.last = max(self.last, message)
+
+
+class _MessageList(list[Any]):
+    """The messages as a template sees them: a list that reports what is read from it.
+
+    Reading message i, or learning that there is one, is reported as i; anything that depends on where the conversation
+    ends (its length, its last message, running out of messages) as `_END`. A view on the rest of the list, as
+    `messages[1:]` gives, reports the same numbers.
+    """
+
+    __slots__ = ("_first", "_watch")
+
+    def __init__(self, items: Sequence[Any], watch: _Watch, first: int = 0) -> None:
+        super().__init__(items)
+        self._watch = watch
+        self._first = first
+
+    def __iter__(self) -> Iterator[Any]:
+        for number in range(super().__len__()):
+            self._watch.saw(self._first + number)
+            yield super().__getitem__(number)
+        self._watch.saw(_END)
+
+    def __getitem__(self, key: SupportsIndex | slice) -> Any:
+        size = super().__len__()
+        if isinstance(key, slice):
+            start = key.start or 0
+            if start >= 0 and key.stop is None and key.step in (None, 1):
+                return _MessageList(super().__getitem__(key), self._watch, self._first + start)
+            self._watch.saw(_END)
+            return super().__getitem__(key)
+        index = key.__index__()
+        self._watch.saw(self._first + index if 0 <= index < size else _END)
+        return super().__getitem__(index)
+
+    def __bool__(self) -> bool:
+        size = super().__len__()
+        self._watch.saw(self._first if size else _END)
+        return size > 0
+
+    def __len__(self) -> int:
+        self._watch.saw(_END)
+        return super().__len__()
+
+    def __reversed__(self) -> Iterator[Any]:
+        self._watch.saw(_END)
+        return super().__reversed__()
+
+    def __contains__(self, item: object) -> bool:
+        self._watch.saw(_END)
+        return super().__contains__(item)
+
+    def __eq__(self, other: object) -> bool:
+        self._watch.saw(_END)
+        return super().__eq__(other)
+
+    __hash__ = None  # type: ignore[assignment]  # as for any list
+
+    def __add__(self, other: Any) -> Any:
+        self._watch.saw(_END)
+        return super().__add__(other)
+
+    def copy(self) -> list[Any]:
+        """Return a plain copy."""
+        self._watch.saw(_END)
+        return super().copy()
+
+    def index(self, *args: Any) -> int:
+        """Return the place of a message."""
+        self._watch.saw(_END)
+        return super().index(*args)
+
+    def count(self, value: Any) -> int:
+        """Return how often a message occurs."""
+        self._watch.saw(_END)
+        return super().count(value)
+
+
+def _finished(output: str, knowledge: tuple[tuple[int, int], ...]) -> TracedRender:
+    """Sort the labels of a finished rendering into sources and regions."""
+    sources: list[SourceSpan] = []
+    regions: list[tuple[int, int, int]] = []
+    generation: list[tuple[int, int]] = []
+    owners: list[int] = [-1]
+    open_generation: list[int] = []
+    for start, end, label in trace.spans_of(output):
+        if isinstance(label, Source):
+            sources.append(SourceSpan(start, end, label))
+        elif label.kind is MarkKind.GENERATION:
+            open_generation.append(start)
+        elif label.kind is MarkKind.END_GENERATION:
+            generation.append((open_generation.pop() if open_generation else 0, start))
+        else:
+            _close(regions, start, owners[-1])
+            _step(owners, label)
+    _close(regions, len(output), owners[-1])
+    return TracedRender(trace.plain(output), tuple(sources), tuple(regions), knowledge, tuple(generation))
+
+
+def _close(regions: list[tuple[int, int, int]], end: int, owner: int) -> None:
+    """Let the characters up to `end` that no region holds yet belong to `owner`."""
+    start = regions[-1][1] if regions else 0
+    if regions and regions[-1][2] == owner:
+        regions[-1] = (regions[-1][0], end, owner)
+    elif end > start:
+        regions.append((start, end, owner))
+
+
+def _step(owners: list[int], mark: Mark) -> None:
+    """Follow one loop mark: `owners` holds, innermost last, the message that each open loop is at."""
+    if mark.kind is MarkKind.LOOP:
+        owners.append(owners[-1])
+    elif mark.kind is MarkKind.ENTER:
+        owners[-1] = mark.message
+    elif len(owners) > 1:
+        owners.pop()
+
+
+def _literals(tree: nodes.Template) -> Iterator[str]:
+    """Yield every text that the template can write of its own."""
+    for data in tree.find_all(nodes.TemplateData):
+        yield data.data
+    for constant in tree.find_all(nodes.Const):
+        if isinstance(constant.value, str):
+            yield constant.value
+
+
+def _reason(error: BaseException) -> str:
+    return str(error) or type(error).__name__

@@ -1,0 +1,237 @@
+"""The tokenizer of a model, as chats need it: ids with character offsets, and control tokens under control.
+
+Ids are those of transformers' `AutoTokenizer`. What is added: offsets exact for byte-level and SentencePiece-type
+vocabularies, a second encoder that reads control strings such as `<|im_end|>` as ordinary text, and the list of tokens
+that end generation.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tutelage.errors import ModelError
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+# T tokens, V vocabulary
+
+_SENTINEL = "\ue0f8\ue0f9\ue0f8"  # a control string of our own, never part of a text that is encoded
+
+
+@dataclass(frozen=True, eq=False)
+class Encoded:
+    """Tokens of a text. Shapes: all [T]. `starts` and `ends` are character offsets of each token."""
+
+    ids: npt.NDArray[np.int32]
+    starts: npt.NDArray[np.int32]
+    ends: npt.NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class ControlToken:
+    """A string that the tokenizer reads as one token wherever it stands."""
+
+    text: str
+    id: int
+    special: bool
+
+
+class ChatTokenizer:
+    """A fast tokenizer of transformers with what rendering needs. Make one with `load_tokenizer`."""
+
+    def __init__(self, hf: Any, *, extra_eos_ids: Sequence[int] = ()) -> None:
+        if not getattr(hf, "is_fast", False):
+            raise ModelError(
+                f"{type(hf).__name__} has no fast tokenizer, so its tokens have no character offsets",
+                mend="save the model with a tokenizer.json",
+            )
+        self.hf = hf
+        self._extra_eos_ids = tuple(extra_eos_ids)
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of ids, added tokens included."""
+        return len(self.hf)
+
+    @property
+    def bos_id(self) -> int | None:
+        """Id of the token that begins a text, if there is one."""
+        return self._optional(self.hf.bos_token_id)
+
+    @property
+    def eos_id(self) -> int | None:
+        """Id of the tokenizer's own end token, if there is one."""
+        return self._optional(self.hf.eos_token_id)
+
+    @property
+    def pad_id(self) -> int:
+        """Id to fill up with: the padding token, else the end token, else 0."""
+        candidates = (self._optional(self.hf.pad_token_id), self.eos_id, 0)
+        return next(candidate for candidate in candidates if candidate is not None)
+
+    @property
+    def eos_ids(self) -> tuple[int, ...]:
+        """Every id at which generation stops: those of the generation configuration, and `eos_id`."""
+        ids = [*self._extra_eos_ids] if self.eos_id is None else [self.eos_id, *self._extra_eos_ids]
+        return tuple(dict.fromkeys(ids))
+
+    @property
+    def chat_template(self) -> str | None:
+        """The model's own chat template, the one named `default` if there are several."""
+        return self.template_for(tools=False)
+
+    def template_for(self, *, tools: bool) -> str | None:
+        """Return the chat template that transformers would choose, with or without tools on offer."""
+        templates = self.hf.chat_template
+        if isinstance(templates, Mapping):
+            named = templates.get("tool_use") if tools else None
+            return named or templates.get("default")
+        return templates or None
+
+    @cached_property
+    def special_variables(self) -> dict[str, str]:
+        """What templates see beside the messages: `bos_token`, `eos_token` and their like."""
+        return {name: str(value) for name, value in self.hf.special_tokens_map.items() if isinstance(value, str)} | {
+            name: [str(item) for item in value]
+            for name, value in self.hf.special_tokens_map.items()
+            if isinstance(value, list)
+        }
+
+    @cached_property
+    def control_tokens(self) -> dict[int, ControlToken]:
+        """Every added token, special or not, by id."""
+        return {
+            number: ControlToken(token.content, number, token.special)
+            for number, token in self.hf.added_tokens_decoder.items()
+        }
+
+    @cached_property
+    def control_ids(self) -> dict[str, int]:
+        """Id of every control string."""
+        return {token.text: number for number, token in self.control_tokens.items() if token.text}
+
+    @cached_property
+    def control_pattern(self) -> re.Pattern[str]:
+        """Matches any control string, the longest that stands at a place."""
+        longest_first = sorted(self.control_ids, key=len, reverse=True)
+        return re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
+
+    @cached_property
+    def is_control(self) -> npt.NDArray[np.bool_]:
+        """Shape [V]: whether an id is that of an added token."""
+        flags = np.zeros(max(self.vocab_size, 1 + max(self.control_tokens, default=0)), dtype=np.bool_)
+        flags[list(self.control_tokens)] = True
+        return flags
+
+    @cached_property
+    def text_ends(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Ids that the tokenizer itself puts before and after a plain text."""
+        bare = self.hf("a", add_special_tokens=False)["input_ids"]
+        full = self.hf("a", add_special_tokens=True)["input_ids"]
+        for start in range(len(full) - len(bare) + 1):
+            if full[start : start + len(bare)] == bare:
+                return tuple(full[:start]), tuple(full[start + len(bare) :])
+        return (), ()
+
+    def encode_text(self, text: str) -> list[int]:
+        """Return the ids of `text`, control strings read as control tokens, nothing added."""
+        return [int(number) for number in self.encode([text])[0].ids]
+
+    def encode(self, texts: Sequence[str]) -> list[Encoded]:
+        """Encode texts as they stand: control strings become control tokens, nothing is added."""
+        self._backend.no_truncation()
+        self._backend.no_padding()
+        return [_arrays(encoding) for encoding in self._backend.encode_batch(list(texts), add_special_tokens=False)]
+
+    def encode_inert(self, text: str, *, after_control: bool) -> Encoded:
+        """Encode `text` with no control string read as a control token.
+
+        `after_control` says that the text stands behind a control token, where some tokenizers split differently.
+        """
+        if not text:
+            return _EMPTY
+        if not after_control:
+            return _arrays(self._inert_backend.encode(text, add_special_tokens=False))
+        encoded = _arrays(self._inert_backend.encode(_SENTINEL + text, add_special_tokens=False))
+        shift = len(_SENTINEL)
+        return Encoded(encoded.ids[1:], encoded.starts[1:] - shift, encoded.ends[1:] - shift)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of `ids`, control tokens included."""
+        return str(self.hf.decode([int(number) for number in ids], skip_special_tokens=False))
+
+    @cached_property
+    def _backend(self) -> Tokenizer:
+        """The Rust tokenizer, without a post-processor that trims offsets."""
+        backend = self.hf.backend_tokenizer
+        if "trim_offsets=True" not in repr(backend.post_processor):
+            return backend
+        return _rebuilt(backend, keep_added_tokens=True)
+
+    @cached_property
+    def _inert_backend(self) -> Tokenizer:
+        from tokenizers import AddedToken
+
+        backend = _rebuilt(self.hf.backend_tokenizer, keep_added_tokens=False)
+        backend.add_special_tokens([AddedToken(_SENTINEL, normalized=False, special=True)])
+        return backend
+
+    @staticmethod
+    def _optional(number: Any) -> int | None:
+        return None if number is None else int(number)
+
+
+_EMPTY = Encoded(*(np.zeros(0, dtype=np.int32) for _ in range(3)))
+
+
+def load_tokenizer(path: str | Path, revision: str | None = None) -> ChatTokenizer:
+    """Load the tokenizer of a local folder or Hub model; a folder with tokenizer files alone will do.
+
+    Raises: ModelError when there is none, or only a slow one.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        hf = AutoTokenizer.from_pretrained(str(path), revision=revision, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        raise ModelError(
+            f"no tokenizer could be loaded from {path}: {error}", mend="give a folder with a tokenizer.json"
+        ) from error
+    return ChatTokenizer(hf, extra_eos_ids=_configured_eos_ids(Path(path)))
+
+
+def _configured_eos_ids(folder: Path) -> list[int]:
+    """Return the end tokens of a local model's generation configuration, or else of its configuration."""
+    for name in ("generation_config.json", "config.json"):
+        file = folder / name
+        if not file.is_file():
+            continue
+        number = json.loads(file.read_text(encoding="utf-8")).get("eos_token_id")
+        if number is not None:
+            return list(number) if isinstance(number, list) else [number]
+    return []
+
+
+def _arrays(encoding: Any) -> Encoded:
+    offsets = np.array(encoding.offsets, dtype=np.int32).reshape(-1, 2)
+    return Encoded(np.array(encoding.ids, dtype=np.int32), offsets[:, 0], offsets[:, 1])
+
+
+def _rebuilt(backend: Tokenizer, *, keep_added_tokens: bool) -> Tokenizer:
+    from tokenizers import Tokenizer
+
+    parts = json.loads(backend.to_str())
+    parts |= {"post_processor": None, "truncation": None, "padding": None}
+    if not keep_added_tokens:
+        parts["added_tokens"] = []
+    return Tokenizer.from_str(json.dumps(parts))

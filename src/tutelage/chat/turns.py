@@ -1,0 +1,140 @@
+"""Where an assistant's turn begins and ends in a rendered conversation.
+
+A turn is what the assistant must produce: it begins where the generation prompt ends (what a server would render of
+the messages before it) and ends behind the token at which generation stops. Both are derived from the template's own
+run, not from a list of markers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tutelage.chat.template import SourceSpan, TracedRender
+from tutelage.chat.trace import Field
+from tutelage.chat.tokenizer import ChatTokenizer
+from tutelage.chat.rendered import Part
+
+
+@dataclass(frozen=True)
+class Turn:
+    """An assistant's turn as characters of the rendered text: produced [start, end), of which [stop, end) stops it.
+
+    `stop == end` when nothing ends the turn. `prompt_matches` is False when the text before `start` is not what the
+    template renders as generation prompt.
+    """
+
+    message: int
+    start: int
+    stop: int
+    end: int
+    stop_id: int | None
+    prompt_matches: bool = True
+
+
+class StopFinder:
+    """Finds the control token that ends a turn."""
+
+    def __init__(self, tokenizer: ChatTokenizer) -> None:
+        tokens = tokenizer.control_tokens.values()
+        self._ids = tokenizer.control_ids
+        self._eos = {token.text for token in tokens if token.id in tokenizer.eos_ids}
+        self._special = {token.text for token in tokens if token.special}
+        self._pattern = tokenizer.control_pattern
+
+    def find(self, render: TracedRender, message: int, last_said: int, region_end: int) -> tuple[int, int, int] | None:
+        """Return (start, end, id) of the token that ends the turn of `message`, or None.
+
+        Behind the last character that came from the message, and within what the template wrote for it, the first
+        token at which generation is known to stop counts; without one the last special token; else the last added one.
+        If the template wrote none, the header of the next message may be what stops the turn: then it is the control
+        token that stands directly behind it.
+        """
+        found = list(self._pattern.finditer(render.text, last_said, region_end))
+        for known in (self._eos, self._special, self._ids.keys()):
+            matches = [match for match in found if match.group() in known]
+            if matches:
+                match = matches[0] if known is self._eos else matches[-1]
+                return match.start(), match.end(), self._ids[match.group()]
+        behind = self._pattern.match(render.text, region_end)
+        if behind and behind.group() in self._special and not _said_at(render, behind.start()):
+            return behind.start(), behind.end(), self._ids[behind.group()]
+        return None
+
+
+def _said_at(render: TracedRender, position: int) -> bool:
+    return any(span.start <= position < span.end and span.source.field is not Field.ROLE for span in render.sources)
+
+
+def find_turn(render: TracedRender, message: int, prompt: str | None, stops: StopFinder, *, has_prompt: bool) -> Turn:
+    """Return the turn of assistant `message`.
+
+    `prompt`: what the template renders of the messages before it, generation prompt included; None if it cannot.
+    `has_prompt`: whether the template has generation prompts at all. Where it has none, header words that stand before
+    the message's own text are not the assistant's to write; white space is.
+    """
+    said = render.sources_of(message)
+    region = render.region_of(message) or _region_by_sources(render, message)
+    first_said = said[0].start if said else region[0]
+    last_said = said[-1].end if said else region[1]
+    start, matches = _start(render.text, prompt, first_said)
+    if not has_prompt and render.text[start:first_said].strip():
+        start, matches = first_said, False
+    found = stops.find(render, message, max(last_said, start), region[1])
+    if found is None:
+        end = max(last_said, start, start + len(render.text[start : region[1]].rstrip()))
+        return Turn(message, start, end, end, None, matches)
+    return Turn(message, start, found[0], found[1], found[2], matches)
+
+
+def _start(text: str, prompt: str | None, first_said: int) -> tuple[int, bool]:
+    """Return where the generation prompt ends. Where the text does not begin with it, the turn begins where the two
+    part, at the latest with the first character that is the message's own."""
+    if prompt is not None and text.startswith(prompt):
+        return len(prompt), True
+    if prompt is None:
+        return first_said, False
+    limit = min(len(prompt), first_said)
+    common = next((at for at in range(limit) if text[at] != prompt[at]), limit)
+    return common, False
+
+
+def _region_by_sources(render: TracedRender, message: int) -> tuple[int, int]:
+    """Return the characters between what other messages say, where the template has no loop over messages."""
+    own = [span for span in render.sources if span.source.message == message]
+    if not own:
+        return len(render.text), len(render.text)
+    later = [span.start for span in render.sources if span.start >= own[-1].end and span.source.message != message]
+    return own[0].start, min(later, default=len(render.text))
+
+
+def parts_of_turn(render: TracedRender, turn: Turn) -> list[tuple[int, int, Part]]:
+    """Divide [turn.start, turn.end) into parts.
+
+    The template's own words in a turn belong with what they frame: those between two fields go with a tool call that
+    follows, else with reasoning that precedes (its closing mark) or follows (its opening mark), else with a tool call
+    that precedes, else they are content.
+    """
+    said = [span for span in render.sources_of(turn.message) if span.end >= turn.start and span.start <= turn.stop]
+    parts: list[tuple[int, int, Part]] = []
+    at, before = turn.start, None
+    for span in said:
+        part = _PART[span.source.field]
+        if span.start > at:
+            parts.append((at, span.start, _between(before, part)))
+        parts.append((max(at, span.start), span.end, part))
+        at, before = max(at, span.end), part
+    if turn.stop > at:
+        parts.append((at, turn.stop, _between(before, None)))
+    parts.append((turn.stop, turn.end, Part.STOP))
+    return [part for part in parts if part[1] > part[0]]
+
+
+_PART = {Field.CONTENT: Part.CONTENT, Field.REASONING: Part.REASONING, Field.TOOL_CALL: Part.TOOL_CALL}
+
+
+def _between(before: Part | None, after: Part | None) -> Part:
+    if after is Part.TOOL_CALL:
+        return Part.TOOL_CALL
+    if Part.REASONING in (before, after):
+        return Part.REASONING
+    return Part.TOOL_CALL if before is Part.TOOL_CALL else Part.CONTENT
