@@ -45,6 +45,7 @@ _TOKENIZER_FILES = (
     "additional_chat_templates",
 )
 _MANTISSA_BITS = {torch.float32: 23, torch.bfloat16: 7, torch.float16: 10}
+_DTYPE_NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
 _COMPARED_ROWS, _COMPARED_TOKENS = 4, 64
 _ARITHMETIC_KL = 1e-9  # nats; another order of fp32 additions gives about 1e-12
 
@@ -78,6 +79,11 @@ class MergeReport:
     noise: LogitComparison
     effect: LogitComparison
     spread: float
+
+    @property
+    def dtype_name(self) -> str:
+        """The written type, as configurations call it."""
+        return _DTYPE_NAMES.get(self.dtype, str(self.dtype))
 
     @property
     def allowed_difference(self) -> float:
@@ -119,7 +125,7 @@ def save_model(
     with new_folder(folder) as staging:
         _write_weights(model, staging)
         raw = copy.copy(tokenizer.hf)
-        if template is not None:
+        if template is not None and template.source != tokenizer.chat_template:
             raw.chat_template = template.source
         raw.save_pretrained(staging)
         _write_generation_config(model, staging, stop_ids, raw.pad_token_id)
@@ -205,41 +211,37 @@ def _require_faithful(located: ModelFolder, report: MergeReport) -> None:
         )
     if report.lost > 0.5:
         raise ModelError(
-            f"rounding to {_short(report.dtype)} undoes {report.lost:.0%} of what the adapter {located.folder} does; "
+            f"rounding to {report.dtype_name} undoes {report.lost:.0%} of what the adapter {located.folder} does; "
             "nothing was written",
             mend="merge with --dtype fp32",
         )
 
 
-def _short(dtype: torch.dtype) -> str:
-    return {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}.get(dtype, str(dtype))
-
-
-def _write_weights(model: Any, folder: Path) -> None:
+def _write_weights(model: Any, staging: Path) -> None:
     generation_config = getattr(model, "generation_config", None)
     with quiet():
         if is_adapted(model):
             # The rows of new tokens are saved by themselves (see adapters.py); peft need not ask the Hub whether the
             # vocabulary has grown, nor save whole embedding tables when it has.
-            model.save_pretrained(folder, save_embedding_layers=False)
-            (folder / "README.md").unlink(missing_ok=True)  # a form with nothing filled in
+            model.save_pretrained(staging, save_embedding_layers=False)
+            (staging / "README.md").unlink(missing_ok=True)  # a form with nothing filled in
         else:
             if generation_config is not None:
                 model.generation_config = _valid(generation_config)
             try:
-                model.save_pretrained(folder)
+                model.save_pretrained(staging)
             finally:
                 model.generation_config = generation_config
 
 
-def _write_generation_config(model: Any, folder: Path, stop_ids: Sequence[int], pad_id: int | None) -> None:
+def _write_generation_config(model: Any, staging: Path, stop_ids: Sequence[int], pad_id: int | None) -> None:
     config = copy.deepcopy(getattr(model, "generation_config", None) or GenerationConfig())
     known = config.eos_token_id
     known_ids = [known] if isinstance(known, int) else list(known or [])
     config.eos_token_id = list(dict.fromkeys([*stop_ids, *known_ids])) or None
     if config.pad_token_id is None:
         config.pad_token_id = pad_id
-    _valid(config).save_pretrained(folder)
+    _valid(config).save_pretrained(staging)
 
 
 def _valid(config: GenerationConfig) -> GenerationConfig:
@@ -255,20 +257,20 @@ def _valid(config: GenerationConfig) -> GenerationConfig:
     return config
 
 
-def _copy_tokenizer(located: ModelFolder, folder: Path) -> None:
+def _copy_tokenizer(located: ModelFolder, staging: Path) -> None:
     for name in _TOKENIZER_FILES:
         path = located.tokenizer_folder / name
         if path.is_dir():
-            shutil.copytree(path, folder / name)
+            shutil.copytree(path, staging / name)
         elif path.is_file():
-            shutil.copyfile(path, folder / name)
+            shutil.copyfile(path, staging / name)
 
 
-def _copy_generation_config(located: ModelFolder, folder: Path) -> None:
+def _copy_generation_config(located: ModelFolder, staging: Path) -> None:
     """The adapter's settings know the stop tokens of its template; they replace those of the base."""
     path = located.folder / "generation_config.json"
     if path.is_file():
-        shutil.copyfile(path, folder / path.name)
+        shutil.copyfile(path, staging / path.name)
 
 
 def _ids_to_compare(model: Any) -> Tensor:
