@@ -86,19 +86,24 @@ class _Cutter:
 
     def finish(self) -> Iterator[Element]:
         """Yield what the end of the file leaves over: nothing when the array was closed and nothing follows it."""
-        rest = bytes(self.buffer).strip()
+        rest = bytes(self.buffer)
+        if self.ended and rest.strip():
+            problem = RowError(Reason.SEVERAL_VALUES, "there is more after the array's end")
+            yield Element(rest.strip()[:_HEAD_BYTES], problem=problem)
         if self.ended:
-            if rest:
-                problem = RowError(Reason.SEVERAL_VALUES, "there is more after the array's end")
-                yield Element(rest[:_HEAD_BYTES], problem=problem)
             return
-        *whole, last = [*self._elements(rest)] if rest else [Element(b"")]
+        *whole, last = [*self._elements(rest)] if rest.strip() else [Element(b"")]
         yield from whole
-        if rest and last.problem is None:
+        if rest.strip() and last.problem is not None:
+            # The bracket that closes the array was taken for one that a broken element before it had left open.
+            last = _parsed(last.data.removesuffix(b"]").rstrip())
+            if last.problem is None:
+                yield last
+                return
+        elif rest.strip():
             yield last
-        yield Element(
-            last.data[:_HEAD_BYTES], problem=RowError(Reason.TRUNCATED_FILE, "the array is never closed by ]")
-        )
+        problem = RowError(Reason.TRUNCATED_FILE, "the array is never closed by ]")
+        yield Element(last.data[:_HEAD_BYTES], problem=problem)
 
     def _take(self, token: bytes) -> Iterator[Element]:
         if self.ended:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 EXCERPT_CHARACTERS = 160
+_SEPARATOR = "\0"
 # What was rendered is either cut, held out or trained on; what was planned for the steps goes through the loss.
 TOKEN_BALANCES = (("rendered", ("dropped", "held_out", "train")), ("planned", ("loss",)))
 
@@ -94,6 +95,7 @@ class Ledger:
     def reject(self, source: str, origin: Origin, reason: str, cause: str, *, excerpt: str = "") -> None:
         """Book a row that was read as dropped, and put it into the quarantine."""
         self.sources[source].dropped[str(reason)] += 1
+        cause, _, excerpt = redact(f"{cause}{_SEPARATOR}{excerpt}").partition(_SEPARATOR)  # one scan, not two
         self.quarantine.append(
             QuarantineEntry(
                 source=source,
@@ -101,8 +103,8 @@ class Ledger:
                 row=origin.row,
                 line=origin.line,
                 reason=str(reason),
-                cause=redact(cause),
-                excerpt=redact(excerpt)[:EXCERPT_CHARACTERS],
+                cause=cause,
+                excerpt=excerpt[:EXCERPT_CHARACTERS],
             )
         )
 

@@ -104,8 +104,9 @@ def _read(file: BinaryIO) -> bytes:
 
 def _refuse_wide_encodings(path: Path, head: bytes) -> None:
     marked = head.startswith((b"\xff\xfe", b"\xfe\xff", b"\x00\x00\xfe\xff"))
-    # JSON and text begin with an ASCII character in practice, so a zero among the first two bytes tells UTF-16 or UTF-32.
-    if marked or (len(head) > 1 and 0 in head[:2] and head[:2] != b"\x00\x00"):
+    # Without a mark, text that begins with ASCII characters shows as one zero in two bytes, or three in four.
+    start = head[:16]
+    if marked or (len(start) > 1 and start.count(0) * 5 >= len(start) * 2):
         raise DataError(
             f"{path} is in UTF-16 or UTF-32, not UTF-8",
             mend=f"convert it: iconv -f UTF-16 -t UTF-8 {path.name} > utf8-{path.name}",
