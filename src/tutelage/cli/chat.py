@@ -2,18 +2,176 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.markup import escape
+
+from tutelage.cli.console import errors, say_problem, warn
+
+if TYPE_CHECKING:
+    from tutelage.generate.local import Sampling
+    from tutelage.generate.talk import Continuation, Talk
+
+_COMMANDS = {
+    "/system TEXT": "set the system message and start anew; without TEXT, take it away",
+    "/reset": "start anew; the system message stays",
+    "/save FILE": "append the conversation to a JSONL file, as a row of training data",
+    "/help": "this list",
+    "/quit": "leave (so does end of input)",
+}
+_READABLE = {"\n", "\t"}
 
 
 def run(
     model: Annotated[
-        str, typer.Argument(metavar="MODEL_OR_RUN", help="A model folder, Hub name, `lab`, or run directory.")
+        str,
+        typer.Argument(metavar="MODEL_OR_RUN", help="A model or adapter folder, Hub name, `lab`, or run directory."),
     ],
+    system: Annotated[str | None, typer.Option(metavar="TEXT", help="System message.")] = None,
+    temperature: Annotated[float, typer.Option(min=0.0, help="0 takes the likeliest token each time.")] = 0.0,
+    top_p: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="With a temperature: keep the likeliest tokens of this probability.")
+    ] = 1.0,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer in tokens.")] = 512,
+    seed: Annotated[int, typer.Option(min=0, help="With a temperature: which answer.")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
 ) -> None:
     """Talk to a model in the terminal; answers stream. `/system TEXT` sets the system message, `/reset` starts anew.
 
-    tutelage chat runs/mine
+    Without a terminal each line of standard input is a turn, and only the answers are written to standard output.
+
+        tutelage chat runs/mine
+        tutelage chat Qwen/Qwen3-0.6B --system "Answer in one sentence." --temperature 0.7
+        echo "Who is the baker?" | tutelage chat runs/mine
     """
-    raise NotImplementedError
+    if top_p == 0:
+        raise typer.BadParameter("must be above 0", param_hint="--top-p")
+    from tutelage.generate.local import Sampling
+
+    sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed)
+    talk = _open(model, device, sampling, system)
+    _converse(talk, _typed_lines() if sys.stdin.isatty() else _piped_lines())
+
+
+def _open(name: str, device: str, sampling: Sampling, system: str | None) -> Talk | Continuation:
+    """Load model, tokenizer and template; a model without a template only continues text, and that is said."""
+    import torch
+
+    from tutelage.chat.render import Renderer
+    from tutelage.chat.tokenizer import load_tokenizer
+    from tutelage.config.schema import ModelConfig
+    from tutelage.generate.talk import Continuation, Talk
+    from tutelage.model.load import load_model
+    from tutelage.model.locate import locate_model
+
+    source = locate_model(name)
+    tokenizer = load_tokenizer(source.tokenizer_folder)
+    place = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+    dtype = torch.bfloat16 if place.type == "cuda" else torch.float32
+    model = load_model(ModelConfig(path=name), device=place, dtype=dtype, source=source).model
+    if tokenizer.chat_template is None:
+        warn("this model has no chat template: it is a base model that continues each text you type, and forgets it")
+        if system is not None:
+            warn("without a chat template there is no place for a system message")
+        return Continuation(model, tokenizer, sampling)
+    return Talk(model, Renderer(tokenizer), sampling, system=system)
+
+
+def _converse(talk: Talk | Continuation, lines: Iterator[str]) -> None:
+    from tutelage.errors import TutelageError
+
+    for line in lines:
+        if not line.strip():
+            continue
+        if line.startswith("/"):
+            if not _obey(talk, line.strip()):
+                return
+            continue
+        try:
+            _speak(talk.answer(line))
+        except TutelageError as error:  # a question that cannot be asked ends the turn, not the conversation
+            say_problem(error.problem, error.mend)
+
+
+def _speak(pieces: Iterator[str]) -> None:
+    """Print an answer as it comes. Ctrl-C ends the answer, not the conversation."""
+    try:
+        for piece in pieces:
+            sys.stdout.write(_printable(piece))
+            sys.stdout.flush()
+    except KeyboardInterrupt:
+        sys.stdout.write(" [stopped]")
+    finally:
+        close: Callable[[], None] | None = getattr(pieces, "close", None)
+        if close is not None:
+            close()
+        sys.stdout.write("\n")
+        sys.stdout.flush()
+
+
+def _printable(text: str) -> str:
+    """Return `text` without control characters: a model's words must not move the cursor or retitle the window."""
+    return "".join(character for character in text if character.isprintable() or character in _READABLE)
+
+
+def _obey(talk: Talk | Continuation, line: str) -> bool:
+    """Follow a command; return whether the conversation goes on."""
+    from tutelage.generate.talk import Talk
+
+    command, _, rest = line.partition(" ")
+    if command in ("/quit", "/exit"):
+        return False
+    if command == "/help":
+        for name, meaning in _COMMANDS.items():
+            errors().print(f"[figure]{escape(name):<14}[/] {escape(meaning)}")
+    elif command in ("/system", "/reset", "/save") and not isinstance(talk, Talk):
+        warn(f"{command} needs a chat template")
+    elif command == "/system" and isinstance(talk, Talk):
+        talk.system = rest.strip() or None
+        talk.reset()
+        warn("system message set; the conversation starts anew" if talk.system else "no system message; starting anew")
+    elif command == "/reset" and isinstance(talk, Talk):
+        talk.reset()
+        warn("the conversation starts anew")
+    elif command == "/save" and isinstance(talk, Talk):
+        _save(talk, rest.strip())
+    else:
+        warn(f"there is no command {command}; /help lists them")
+    return True
+
+
+def _save(talk: Talk, name: str) -> None:
+    from tutelage.files.jsonl import append
+
+    if not name:
+        warn("/save needs the name of a file")
+    elif not talk.messages:
+        warn("nothing has been said yet")
+    else:
+        append(Path(name).expanduser(), talk.as_row())
+        warn(f"appended to {name}")
+
+
+def _typed_lines() -> Iterator[str]:
+    """Yield what a person types, with line editing where the platform has it; Ctrl-C or Ctrl-D at the prompt ends it."""
+    with suppress(ImportError):
+        import readline  # noqa: F401 - importing it gives input() history and editing
+
+    errors().print("[quiet]/help lists the commands, /quit leaves[/]")
+    while True:
+        try:
+            line = input("\n> ")
+        except (EOFError, KeyboardInterrupt):
+            sys.stdout.write("\n")
+            return
+        yield line
+
+
+def _piped_lines() -> Iterator[str]:
+    for line in sys.stdin:
+        yield line.rstrip("\n")
