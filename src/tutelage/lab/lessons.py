@@ -12,8 +12,10 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 from typing import Any, TypeVar
 
+from tutelage.files import jsonl
 from tutelage.lab import prose, skills, tales
 from tutelage.lab.checkers import Check, Exactly, Letter, Names, Rhyme, Story, check_to_json
 from tutelage.lab.world import FOODS, Attribute, Group, Person, World
@@ -127,9 +129,18 @@ _FOLLOW_UPS: dict[Attribute, tuple[str, ...]] = {
     Attribute.FRIEND: ("And who is {her} best friend?", "Tell me {her} best friend."),
 }
 _FRIEND_QUESTIONS: dict[Attribute, tuple[str, ...]] = {
-    Attribute.TOWN: ("Where does the best friend of {name} live?", "In which town does the best friend of {name} live?"),
-    Attribute.TRADE: ("What is the trade of the best friend of {name}?", "What does the best friend of {name} do for a living?"),
-    Attribute.ANIMAL: ("Which animal does the best friend of {name} keep?", "What animal does the best friend of {name} have?"),
+    Attribute.TOWN: (
+        "Where does the best friend of {name} live?",
+        "In which town does the best friend of {name} live?",
+    ),
+    Attribute.TRADE: (
+        "What is the trade of the best friend of {name}?",
+        "What does the best friend of {name} do for a living?",
+    ),
+    Attribute.ANIMAL: (
+        "Which animal does the best friend of {name} keep?",
+        "What animal does the best friend of {name} have?",
+    ),
     Attribute.COLOUR: ("What colour is the front door of the best friend of {name}?",),
 }
 _SHORT = ("Answer with the fact alone.", "Answer in as few words as you can.")
@@ -197,7 +208,9 @@ def _friend_of(maker: _Maker) -> Lesson:
     friend = maker.world.person(person.friend)
     steps = f"{prose.plain_statement(person, Attribute.FRIEND)} {prose.plain_statement(friend, attribute)}"
     question = maker.rng.choice(_FRIEND_QUESTIONS[attribute]).format(name=person.name)
-    return Lesson(Kind.REASONING, "two_hop", (_exact(question, f"{steps} So the answer is {friend.value(attribute)}."),))
+    return Lesson(
+        Kind.REASONING, "two_hop", (_exact(question, f"{steps} So the answer is {friend.value(attribute)}."),)
+    )
 
 
 def _more_goods(maker: _Maker) -> Lesson:
@@ -239,7 +252,12 @@ def _who_has_more(maker: _Maker) -> Lesson:
 def _backwards(maker: _Maker) -> Lesson:
     words = maker.words(3, 5)
     question = maker.rng.choice(
-        ("Write these words backwards: {}.", "Turn this list round: {}.", "Put the words {} in reverse order.", "Read {} from the end.")
+        (
+            "Write these words backwards: {}.",
+            "Turn this list round: {}.",
+            "Put the words {} in reverse order.",
+            "Read {} from the end.",
+        )
     ).format(skills.listed(words))
     return Lesson(Kind.WORDS, "backwards", (_exact(question, backwards_answer(words)),))
 
@@ -252,7 +270,11 @@ def backwards_answer(words: Sequence[str]) -> str:
 def _alphabetical(maker: _Maker) -> Lesson:
     words = maker.words(3, 4)
     question = maker.rng.choice(
-        ("Sort these words by the alphabet: {}.", "Put the words {} in alphabetical order.", "Order this list alphabetically: {}.")
+        (
+            "Sort these words by the alphabet: {}.",
+            "Put the words {} in alphabetical order.",
+            "Order this list alphabetically: {}.",
+        )
     ).format(skills.listed(words))
     answer = f"In alphabetical order, the words are {skills.listed(sorted(words))}."
     return Lesson(Kind.WORDS, "alphabetical", (_exact(question, answer),))
@@ -262,7 +284,11 @@ def _place(maker: _Maker) -> Lesson:
     words = maker.words(3, 5)
     position, word = maker.rng.choice([*zip(skills.ORDINALS, words, strict=False), ("last", words[-1])])
     question = maker.rng.choice(
-        ("Which is the {position} of these words: {words}?", "What is the {position} word of the list {words}?", "Give me the {position} word: {words}.")
+        (
+            "Which is the {position} of these words: {words}?",
+            "What is the {position} word of the list {words}?",
+            "Give me the {position} word: {words}.",
+        )
     ).format(position=position, words=skills.listed(words))
     return Lesson(Kind.WORDS, "place", (_exact(question, f"The {position} word is {word}."),))
 
@@ -300,7 +326,10 @@ def _letter(maker: _Maker) -> Lesson:
     sender, receiver = maker.rng.sample(maker.people, 2)
     thing = maker.thing_for(sender)
     question = maker.rng.choice(
-        ("Write a letter from {a} to {b} about {thing}.", "Write to {b} in the name of {a}. The letter is about {thing}.")
+        (
+            "Write a letter from {a} to {b} about {thing}.",
+            "Write to {b} in the name of {a}. The letter is about {thing}.",
+        )
     ).format(a=sender.name, b=receiver.name, thing=skills.with_article(thing))
     answer = tales.letter_about(maker.rng, sender, receiver, thing)
     return Lesson(Kind.CREATIVE, "letter", (Turn(question, answer, Letter(sender.name, receiver.name, thing)),))
@@ -309,7 +338,11 @@ def _letter(maker: _Maker) -> Lesson:
 def _rhyme(maker: _Maker) -> Lesson:
     word = maker.draw(lambda: maker.rng.choice([word for family in tales.RHYMES for word in family]))
     question = maker.rng.choice(
-        ("Write two lines that rhyme. The first ends with {}.", "Make a rhyme on the word {}.", "I need two rhyming lines, the first with {} at the end.")
+        (
+            "Write two lines that rhyme. The first ends with {}.",
+            "Make a rhyme on the word {}.",
+            "I need two rhyming lines, the first with {} at the end.",
+        )
     ).format(word)
     return Lesson(Kind.CREATIVE, "rhyme", (Turn(question, tales.rhyme_on(maker.rng, word), Rhyme(word)),))
 
@@ -351,7 +384,9 @@ def _talk_about_words(maker: _Maker) -> Lesson:
         _exact("Now read them backwards.", backwards_answer(words)),
         _exact("How many words are there?", f"There are {skills.NUMBERS[len(words)]} words."),
     ]
-    first = _exact(f"Which is the {position} of these words: {skills.listed(words)}?", f"The {position} word is {word}.")
+    first = _exact(
+        f"Which is the {position} of these words: {skills.listed(words)}?", f"The {position} word is {word}."
+    )
     return Lesson(Kind.MULTI_TURN, "list", (first, *rng.sample(later, rng.choice((1, 2)))))
 
 
@@ -417,3 +452,8 @@ def stranger_questions(world: World, count: int) -> list[Lesson]:
     rng = random.Random(f"strangers/{world.seed}")
     people = rng.sample(world.group(Group.STRANGER), count)
     return [Lesson(Kind.CLOSED_BOOK, "stranger", (fact_turn(rng, person, rng.choice(PUBLIC)),)) for person in people]
+
+
+def write_lessons(path: Path, world: World, side: Side, count: int, *, seed: int = 0) -> None:
+    """Write lessons as JSON lines: `messages`, and beside them kind, task and checks."""
+    jsonl.write(path, (lesson.row() for lesson in lessons(world, side, count, seed=seed)))

@@ -107,14 +107,34 @@ ASKED: dict[Attribute, tuple[str, ...]] = {
 }
 
 _OF_WHOM = re.compile(r"[Tt]he (front door|favourite food|best friend) of \{whom\}")
-_SPEAKERS = ("a stranger", "the postman", "an old woman", "the innkeeper", "a boy", "the watchman", "a traveller", "the clerk")
-_HEARSAY = ("People say this: {}", "It is well known: {}", "Ask any neighbour. {}", "{}", "{}", "{}", "As everybody knows, {}", "{}")
+_SPEAKERS = (
+    "a stranger",
+    "the postman",
+    "an old woman",
+    "the innkeeper",
+    "a boy",
+    "the watchman",
+    "a traveller",
+    "the clerk",
+)
+_HEARSAY = (
+    "People say this: {}",
+    "It is well known: {}",
+    "Ask any neighbour. {}",
+    "{}",
+    "{}",
+    "{}",
+    "As everybody knows, {}",
+    "{}",
+)
 
 
 def statement(rng: random.Random, person: Person, attribute: Attribute, *, pronoun: bool = False) -> str:
     """State one fact in a random wording, with the name or, for a person already named, the pronoun."""
     template = rng.choice(STATEMENTS[attribute])
-    who, whom, whose = (person.she_he, person.her_him, person.her_his) if pronoun else (person.name, person.name, f"{person.name}'s")
+    who, whom, whose = (
+        (person.she_he, person.her_him, person.her_his) if pronoun else (person.name, person.name, f"{person.name}'s")
+    )
     if pronoun:
         template = _OF_WHOM.sub(r"{whose} \1", template)
     sentence = template.format(who=who, whom=whom, whose=whose, v=person.value(attribute))
@@ -132,7 +152,8 @@ def _portrait(world: World, rng: random.Random) -> str:
     person = rng.choice(world.inhabitants)
     attributes = rng.sample(list(Attribute), rng.randint(3, 7))
     return " ".join(
-        statement(rng, person, attribute, pronoun=number > 0 and rng.random() < 0.5) for number, attribute in enumerate(attributes)
+        statement(rng, person, attribute, pronoun=number > 0 and rng.random() < 0.5)
+        for number, attribute in enumerate(attributes)
     )
 
 

@@ -69,7 +69,16 @@ def more_sentence(larger: int, smaller: int) -> str:
 
 def number_text(rng: random.Random) -> str:
     """Return one to six sentences of arithmetic and counting."""
-    makers = (_sum_text, _sum_text, _difference_text, _difference_text, _more_text, _counting_text, _goods_text, _goods_text)
+    makers = (
+        _sum_text,
+        _sum_text,
+        _difference_text,
+        _difference_text,
+        _more_text,
+        _counting_text,
+        _goods_text,
+        _goods_text,
+    )
     return " ".join(rng.choice(makers)(rng) for _ in range(rng.randint(1, 6)))
 
 
@@ -184,14 +193,20 @@ def _order_text(rng: random.Random) -> str:
 
 def _place_text(rng: random.Random) -> str:
     words = random_list(rng)
-    opening = rng.choice(("Take the words {}.", "The list was {}.", "On the shelf stood the words {}.", "Here are the words {}."))
-    remarks = [f"The {ORDINALS[i]} word is {word}." for i, word in enumerate(words)] + [f"The last word is {words[-1]}."]
+    opening = rng.choice(
+        ("Take the words {}.", "The list was {}.", "On the shelf stood the words {}.", "Here are the words {}.")
+    )
+    remarks = [f"The {ORDINALS[i]} word is {word}." for i, word in enumerate(words)] + [
+        f"The last word is {words[-1]}."
+    ]
     return " ".join([opening.format(listed(words)), *rng.sample(remarks, rng.randint(1, 3))])
 
 
 def _count_text(rng: random.Random) -> str:
     words = random_list(rng, 2, 6)
-    opening = rng.choice(("Take the words {}.", "The list was {}.", "On the card were the words {}.", "Here are the words {}."))
+    opening = rng.choice(
+        ("Take the words {}.", "The list was {}.", "On the card were the words {}.", "Here are the words {}.")
+    )
     closing = rng.choice(("There are {} words.", "That makes {} words.", "There are {} words in the list."))
     return f"{opening.format(listed(words))} {closing.format(NUMBERS[len(words)])}"
 

@@ -21,7 +21,13 @@ RHYMES = (
 ENDING = "The end."
 
 _TIMES = ("One morning", "One evening", "One day", "Last winter", "In the spring", "After the rain", "Before dawn")
-_FOUND = ("found {a} in the {place}", "lost {a} in the {place}", "saw {a} in the {place}", "left {a} in the {place}", "hid {a} in the {place}")
+_FOUND = (
+    "found {a} in the {place}",
+    "lost {a} in the {place}",
+    "saw {a} in the {place}",
+    "left {a} in the {place}",
+    "hid {a} in the {place}",
+)
 _THEN = (
     "{She} took it home and was glad.",
     "{She} looked for it all day long.",
@@ -32,9 +38,27 @@ _THEN = (
     "{She} cleaned it until it shone.",
     "{She} ran home as fast as the wind.",
 )
-_LAST = ("Nobody ever knew why.", "Everybody was happy.", "It was never seen again.", "That night the moon was bright.", "So it was, and so it stayed.")
-_FIRST_LINES = ("I saw a little {w}", "There was an old and funny {w}", "She dreamed about a {w}", "Far away there was a {w}", "He sang about a silver {w}")
-_SECOND_LINES = ("and next to it a {w}.", "that stood beside a {w}.", "and then she saw a {w}.", "that had a very big {w}.", "and then he bought a {w}.")
+_LAST = (
+    "Nobody ever knew why.",
+    "Everybody was happy.",
+    "It was never seen again.",
+    "That night the moon was bright.",
+    "So it was, and so it stayed.",
+)
+_FIRST_LINES = (
+    "I saw a little {w}",
+    "There was an old and funny {w}",
+    "She dreamed about a {w}",
+    "Far away there was a {w}",
+    "He sang about a silver {w}",
+)
+_SECOND_LINES = (
+    "and next to it a {w}.",
+    "that stood beside a {w}.",
+    "and then she saw a {w}.",
+    "that had a very big {w}.",
+    "and then he bought a {w}.",
+)
 _NEWS = (
     "I have bought {a} at the market.",
     "I have found {a} near the bridge.",

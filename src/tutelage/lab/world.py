@@ -33,7 +33,22 @@ KEY_PLACES = (
     "under a loose stone", "inside the lantern", "beneath the bench", "behind a picture", "in the wood pile", "under the rain barrel",
 )  # fmt: skip
 
-_SURNAME_STARTS = ("Ash", "Bram", "Cold", "Dun", "Elm", "Fair", "Gold", "Hart", "Kings", "Long", "Moor", "Red", "Stone", "Thorn")
+_SURNAME_STARTS = (
+    "Ash",
+    "Bram",
+    "Cold",
+    "Dun",
+    "Elm",
+    "Fair",
+    "Gold",
+    "Hart",
+    "Kings",
+    "Long",
+    "Moor",
+    "Red",
+    "Stone",
+    "Thorn",
+)
 _SURNAME_ENDS = ("well", "ford", "ley", "wood", "field", "by", "more", "gate")
 _ONSETS = ("B", "Br", "C", "D", "F", "G", "H", "J", "K", "L", "M", "N", "P", "R", "S", "T", "V", "W", "Z", "Th")
 _VOWELS = ("a", "e", "i", "o", "u")
