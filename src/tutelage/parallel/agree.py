@@ -95,6 +95,11 @@ def all_agree(value: int, device: torch.device | None = None) -> bool:
     return int(lowest[0].item()) == -int(lowest[1].item())
 
 
+def value_of_main(value: int, device: torch.device | None = None) -> int:
+    """Return the main rank's `value` on every rank, such as the time at which the run began."""
+    return int(sum_across_ranks(torch.tensor(value if is_main() else 0, dtype=torch.int64, device=device)).item())
+
+
 def sum_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
     """Add the gradients of all ranks, in buckets; a rank without a gradient for a parameter contributes zero.
 

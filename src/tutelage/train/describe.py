@@ -19,7 +19,9 @@ from tutelage.train.prepare import Prepared
 
 HISTOGRAM_BINS = 32
 SHOWN_TOKENS = 400
-ACTIVATION_TENSORS = 14  # tensors of [T, hidden] that a decoder layer keeps for its backward pass, the wide MLP ones counted by width
+ACTIVATION_TENSORS = (
+    14  # tensors of [T, hidden] that a decoder layer keeps for its backward pass, the wide MLP ones counted by width
+)
 
 
 def describe_plan(prepared: Prepared, plan: RunPlan, config: Config) -> dict[str, Any]:
@@ -54,7 +56,9 @@ def describe_plan(prepared: Prepared, plan: RunPlan, config: Config) -> dict[str
     }
 
 
-def estimate_memory(model: torch.nn.Module, precision: Precision, micro_tokens: int, *, checkpointing: bool) -> dict[str, int]:
+def estimate_memory(
+    model: torch.nn.Module, precision: Precision, micro_tokens: int, *, checkpointing: bool
+) -> dict[str, int]:
     """Estimate the bytes of one process at the peak of a step; works on the meta device, too.
 
     Weights, gradients and optimiser state are exact. Activations are a rough count: what each layer keeps for one pack, without
@@ -93,7 +97,9 @@ def picture_masks(prepared: Prepared) -> dict[str, Any]:
 
 def _picture(document: Rendered, why: str, tokenizer: ChatTokenizer) -> dict[str, Any]:
     shown = slice(0, SHOWN_TOKENS)
-    tokens = zip(document.ids[shown], document.weights[shown], document.message[shown], document.part[shown], strict=True)
+    tokens = zip(
+        document.ids[shown], document.weights[shown], document.message[shown], document.part[shown], strict=True
+    )
     return {
         "where": document.where,
         "source": document.source,
@@ -101,7 +107,13 @@ def _picture(document: Rendered, why: str, tokenizer: ChatTokenizer) -> dict[str
         "num_tokens": len(document),
         "supervised_tokens": document.supervised_tokens,
         "tokens": [
-            [tokenizer.decode([int(i)]), float(weight), int(message), _role(document, int(message)), Part(part).name.lower()]
+            [
+                tokenizer.decode([int(i)]),
+                float(weight),
+                int(message),
+                _role(document, int(message)),
+                Part(part).name.lower(),
+            ]
             for i, weight, message, part in tokens
         ],
     }

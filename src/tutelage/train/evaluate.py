@@ -42,9 +42,7 @@ class Evaluation:
         }
 
 
-def evaluate(
-    model: torch.nn.Module, held_out: Sequence[Rendered], settings: StepSettings, *, step: int
-) -> Evaluation:
+def evaluate(model: torch.nn.Module, held_out: Sequence[Rendered], settings: StepSettings, *, step: int) -> Evaluation:
     """Compute the loss of every supervised held-out token, without dropout or noise."""
     started = time.perf_counter()
     sums = SourceSums(settings.sources, settings.device)

@@ -29,7 +29,9 @@ class Journal:
         self._lines: dict[Path, jsonl.Appender] = {}
         self._trackers: list[Tracker] = []
         if self.writes:
-            self._trackers = open_trackers(resolved.config.run.trackers, run.path, resolved.config.model_dump(mode="json"))
+            self._trackers = open_trackers(
+                resolved.config.run.trackers, run.path, resolved.config.model_dump(mode="json")
+            )
 
     def __enter__(self) -> Journal:
         return self
@@ -90,7 +92,9 @@ class Journal:
             tracker.log(figures, step)
 
 
-def metrics_line(result: StepResult, *, step: int, epoch: int, learning_rate: float, slot_tokens: int) -> dict[str, Any]:
+def metrics_line(
+    result: StepResult, *, step: int, epoch: int, learning_rate: float, slot_tokens: int
+) -> dict[str, Any]:
     """Return the line of `metrics.jsonl` for one step: sums, with the mean loss beside them."""
     sums = result.sums
     return {

@@ -54,7 +54,9 @@ def choose_layout(
                     f"{isolation.detail}",
                     mend="train.packing=auto (or false) trains the same documents padded",
                 )
-            reason = f"this model cannot keep packed documents apart ({isolation.detail}): trained padded, which is slower"
+            reason = (
+                f"this model cannot keep packed documents apart ({isolation.detail}): trained padded, which is slower"
+            )
             kept_apart = Check("isolation", "one document a row", True, reason, isolation.figures)
             return LayoutChoice(Layout.PADDED, reason, (kept_apart,))
         causality = probe_causality(model, pack_batch(probed).to(device))

@@ -83,7 +83,8 @@ def train(
     device = choose_device(config.train)
     with agree.process_group(device), Journal(run, resolved) as journal:
         try:
-            return _train(resolved, journal, generate, narrator or Narrator(), start, device, resume)
+            heard = narrator if narrator is not None and agree.is_main() else Narrator()
+            return _train(resolved, journal, generate, heard, start, device, resume)
         except BaseException as error:
             journal.mark("failed", {"error": f"{type(error).__name__}: {error}"})
             raise
@@ -121,7 +122,7 @@ def _train(
         journal.receipt.add(check)
 
     # The model, and the layout that it can be trained in.
-    trainee = make_trainee(config, start=start, device=device, precision=precision, new_ids=prepared.tokenizer.new_ids)
+    trainee = make_trainee(config, start=start, device=device, precision=precision, new_ids=prepared.new_ids)
     model = trainee.model
     settings = StepSettings(
         layout=config.train.packing,
@@ -137,9 +138,7 @@ def _train(
     narrator.say(f"layout {settings.layout.value}: {layout_reason}")
     narrator.say(f"attention {trainee.attention.name}: {trainee.attention.reason}")
     optimiser = build_optimiser(model, config.train)
-    memory = estimate_memory(
-        model, precision, plan.slot_tokens, checkpointing=config.train.gradient_checkpointing
-    )
+    memory = estimate_memory(model, precision, plan.slot_tokens, checkpointing=config.train.gradient_checkpointing)
     description = {
         **describe_plan(prepared, plan, config),
         "layout": {"name": settings.layout.value, "reason": layout_reason},
@@ -150,6 +149,7 @@ def _train(
         "trainable_parameters": trainee.num_trainable,
     }
     journal.write(run.plan, description)
+    narrator.plan(description)
     journal.write(run.masks, picture_masks(prepared))
 
     # Where to begin: at nothing, or at the newest whole checkpoint.
@@ -164,20 +164,13 @@ def _train(
         narrator.evaluation(evaluation)
         return evaluation
 
-    prompts = choose_prompts(
-        config.sample, prepared.held_out_records or prepared.records, prepared.renderer
-    )
+    prompts = choose_prompts(config.sample, prepared.held_out_records or prepared.records, prepared.renderer)
 
     def sample_now(step: int) -> tuple[Sample, ...]:
         if not prompts or not journal.writes:
             return ()
         samples = write_samples(
-            model,
-            prompts,
-            generate,
-            step=step,
-            max_new_tokens=config.sample.max_new_tokens,
-            stop_ids=prepared.renderer.stop_ids,
+            model, prompts, generate, prepared.renderer, step=step, max_new_tokens=config.sample.max_new_tokens
         )
         journal.samples(samples)
         narrator.samples(samples)
@@ -250,7 +243,13 @@ def _train(
         narrator.say(f"the result is the best checkpoint, of step {state.improvement.best_step}")
         after = best
     if journal.writes:
-        save_model(model, prepared.tokenizer, prepared.renderer.template, run.final)
+        save_model(
+            model,
+            prepared.tokenizer,
+            prepared.renderer.template,
+            run.final,
+            stop_ids=prepared.renderer.stop_ids,
+        )
     samples_after = sample_now(state.step)
     journal.mark("finished", {"folder": "final", "steps": state.step})
     agree.barrier()

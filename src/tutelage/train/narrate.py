@@ -19,6 +19,9 @@ class Narrator:
     def preparing(self, what: str, done: int, count: int) -> None:
         """Tell how far the preparation of the documents is."""
 
+    def plan(self, description: Mapping[str, Any]) -> None:
+        """Tell what is about to be done: the content of `plan.json`."""
+
     def begin(self, plan: RunPlan, first_step: int) -> None:
         """Tell that the steps begin."""
 

@@ -87,7 +87,9 @@ def plan_run(documents: Sequence[Rendered], mixture: Mixture, config: Config) ->
         if limit is not None and len(steps) >= limit:
             break
     if not steps:
-        raise ConfigError("no document is left to train on", mend="look at the ledger: `tutelage check` shows every drop")
+        raise ConfigError(
+            "no document is left to train on", mend="look at the ledger: `tutelage check` shows every drop"
+        )
     return RunPlan(tuple(steps[:limit]), tuple(epochs[:limit]), _slot_tokens(options))
 
 

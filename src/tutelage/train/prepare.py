@@ -7,9 +7,9 @@ Each row that does not get through is dropped through the ledger, for a named re
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 
@@ -19,14 +19,19 @@ from tutelage.chat.render import Renderer, RenderFailure, RenderOptions
 from tutelage.chat.rendered import Rendered
 from tutelage.chat.tokenizer import ChatTokenizer, load_tokenizer
 from tutelage.config.schema import Config, SourceConfig
-from tutelage.data.conversation import Conversation, Record
+from tutelage.data.conversation import Conversation, Document, PreferencePair
 from tutelage.data.ledger import Ledger
 from tutelage.data.mixture import Mixture, MixtureSource
 from tutelage.data.reasons import Reason
 from tutelage.data.sources import read_source
 from tutelage.data.split import split_held_out
+from tutelage.errors import ConfigError
+from tutelage.model.locate import locate_model
 
 CONTRACT_CONVERSATIONS = 64
+PROGRESS_RECORDS = 256
+
+Trainable: TypeAlias = Conversation | Document
 
 Progress = Callable[[str, int, int], None]
 """Called as (what is being done, how much is done, how much there is)."""
@@ -47,22 +52,14 @@ class Prepared:
     ledger: Ledger
     contract: ContractReport | None
     renderer: Renderer
-    records: tuple[Record, ...] = ()
-    held_out_records: tuple[Record, ...] = ()
-    warnings: tuple[str, ...] = ()
+    records: tuple[Trainable, ...]
+    held_out_records: tuple[Trainable, ...]
+    new_ids: tuple[int, ...] = ()
 
     @property
     def tokenizer(self) -> ChatTokenizer:
         """The tokenizer that made the documents."""
         return self.renderer.tokenizer
-
-
-@dataclass
-class _Side:
-    """Records and documents of one side of the held-out split, source by source."""
-
-    records: dict[str, list[Record]] = field(default_factory=lambda: defaultdict(list))
-    documents: dict[str, list[Rendered]] = field(default_factory=lambda: defaultdict(list))
 
 
 def prepare(config: Config, *, renderer: Renderer | None = None, progress: Progress | None = None) -> Prepared:
@@ -72,48 +69,116 @@ def prepare(config: Config, *, renderer: Renderer | None = None, progress: Progr
         DataError: unusable rows beyond `data.max_bad_fraction`, or a row too long under the policy `error`.
         TemplateError: the render contract is broken, or there is no template for the conversations.
     """
-    ledger = Ledger()
+    tell = progress or (lambda what, done, count: None)
     renderer = renderer or build_renderer(config)
-    train, held_out = _Side(), _Side()
-    settings: dict[str, SourceConfig] = {}
-    for source in config.data.train:
-        records = read_source(source, ledger, max_bad_fraction=config.data.max_bad_fraction)
-        name = records[0].source if records else _newest_account(ledger)
-        settings[name] = source
-        train.records[name], held_out.records[name] = split_held_out(
-            records, config.data.held_out_fraction, seed=config.train.seed
-        )
+    ledger = Ledger()
+    train: list[Trainable] = []
+    held_out: list[Trainable] = []
+    settings: list[tuple[str, SourceConfig]] = []
+    for number, source in enumerate(config.data.train):
+        tell("reading", number, len(config.data.train))
+        name, records = _read(source, ledger, config)
+        settings.append((name, source))
+        kept, away = split_held_out(records, config.data.held_out_fraction, seed=config.train.seed)
+        train += kept
+        held_out += away
     for source in config.data.held_out:
-        records = read_source(source, ledger, max_bad_fraction=config.data.max_bad_fraction)
-        held_out.records[records[0].source if records else _newest_account(ledger)] += records
-    contract = _check_contract(renderer, [*_all(train), *_all(held_out)])
-    for side, stage in ((train, "train"), (held_out, "held_out")):
-        for name, records in side.records.items():
-            documents = _render(renderer, records, config, ledger, stage, progress)
-            side.documents[name] = documents
+        held_out += _read(source, ledger, config)[1]
+    contract = _contract(renderer, [*train, *held_out])
+
+    documents = _render(renderer, train, config, ledger, "train", tell)
+    held_out_documents = _render(renderer, held_out, config, ledger, "held_out", tell)
     ledger.check_balanced()
-    mixture = Mixture([_mixed(name, train.documents[name], source) for name, source in settings.items()], config.train.seed)
+    by_source = [[d for d in documents if d.source == name] for name, _ in settings]
+    mixture = Mixture(
+        [_mixture_source(name, own, source) for (name, source), own in zip(settings, by_source, strict=True)],
+        seed=config.train.seed,
+    )
     return Prepared(
-        documents=tuple(d for name in settings for d in train.documents[name]),
-        held_out=tuple(d for documents in held_out.documents.values() for d in documents),
+        documents=tuple(document for own in by_source for document in own),
+        held_out=tuple(held_out_documents),
         sources=tuple(ledger.sources),
         mixture=mixture,
         ledger=ledger,
         contract=contract,
         renderer=renderer,
-        records=tuple(_all(train)),
-        held_out_records=tuple(_all(held_out)),
+        records=tuple(train),
+        held_out_records=tuple(held_out),
     )
 
 
 def build_renderer(config: Config) -> Renderer:
     """Return the renderer of the configured tokenizer, template and loss options."""
-    raise NotImplementedError
+    source = locate_model(config.model.path, revision=config.model.revision, weights=False)
+    tokenizer = load_tokenizer(source.folder)
+    return Renderer(tokenizer, None, RenderOptions.from_config(config.data))
 
 
-def _newest_account(ledger: Ledger) -> str:
-    return list(ledger.sources)[-1]
+def _read(source: SourceConfig, ledger: Ledger, config: Config) -> tuple[str, list[Trainable]]:
+    """Return the source's unique name and its records."""
+    records = read_source(source, ledger, max_bad_fraction=config.data.max_bad_fraction)
+    name = list(ledger.sources)[-1]
+    trainable = [record for record in records if not isinstance(record, PreferencePair)]
+    if len(trainable) < len(records):
+        raise ConfigError(
+            f"source {name!r} holds preference pairs, which supervised fine-tuning cannot use",
+            mend="map its columns to train on the chosen answers: kind: prompt_completion, columns: {completion: chosen}",
+        )
+    return name, trainable
 
 
-def _all(side: _Side) -> list[Record]:
-    return [record for records in side.records.values() for record in records]
+def _contract(renderer: Renderer, records: Sequence[Trainable]) -> ContractReport | None:
+    """Check the render contract on the first conversations; they use every template that the run does."""
+    conversations = [record for record in records if isinstance(record, Conversation)]
+    if not conversations:
+        return None
+    report = check_contract(renderer, conversations[:CONTRACT_CONVERSATIONS])
+    report.raise_if_broken()
+    return report
+
+
+def _mixture_source(name: str, documents: Sequence[Rendered], source: SourceConfig) -> MixtureSource:
+    return MixtureSource(
+        name=name,
+        num_documents=len(documents),
+        tokens=np.array([len(document) for document in documents], dtype=np.int64),
+        supervised=np.array([document.supervised_tokens for document in documents], dtype=np.int64),
+        weight=source.weight,
+        share=source.share,
+        epochs=source.epochs,
+    )
+
+
+def _render(
+    renderer: Renderer, records: Sequence[Trainable], config: Config, ledger: Ledger, stage: str, tell: Progress
+) -> list[Rendered]:
+    """Return the documents of `records` that can be learned from, and book what became of each record's tokens."""
+    documents: list[Rendered] = []
+    for number, (record, result) in enumerate(zip(records, renderer.render_many(records), strict=True)):
+        if number % PROGRESS_RECORDS == 0:
+            tell(f"rendering {stage.replace('_', ' ')}", number, len(records))
+        if isinstance(result, RenderFailure):
+            ledger.drop(record, result.cause, str(result.error))
+            continue
+        fitted = fit(record, result, config.data.max_tokens, config.data.too_long, renderer, ledger)
+        kept = [document for document in fitted if document.supervised_tokens]
+        if fitted and not kept:
+            ledger.drop(record, Reason.NOTHING_TO_TRAIN, "no token of it carries loss")
+        _book(ledger, record.source, result, kept, stage)
+        documents += kept
+    tell(f"rendering {stage.replace('_', ' ')}", len(records), len(records))
+    return documents
+
+
+def _book(ledger: Ledger, source: str, rendered: Sequence[Rendered], kept: Sequence[Rendered], stage: str) -> None:
+    counts = {
+        name: (sum(map(len, group)), sum(document.supervised_tokens for document in group), len(group))
+        for name, group in (("rendered", rendered), (stage, kept))
+    }
+    for name, (tokens, supervised, number) in counts.items():
+        ledger.book_tokens(source, name, tokens, supervised, documents=number)
+    (tokens, supervised, number), (kept_tokens, kept_supervised, kept_number) = counts["rendered"], counts[stage]
+    if (tokens, supervised) != (kept_tokens, kept_supervised):
+        ledger.book_tokens(
+            source, "dropped", tokens - kept_tokens, supervised - kept_supervised, documents=number - kept_number
+        )

@@ -9,6 +9,7 @@ from typing import Protocol
 import torch
 
 from tutelage.chat.render import Renderer
+from tutelage.chat.tokenizer import ChatTokenizer
 from tutelage.config.schema import SampleConfig
 from tutelage.data.conversation import Conversation, Document, Message, Record, Role
 
@@ -25,10 +26,17 @@ class Completion(Protocol):
 
 
 class Generate(Protocol):
-    """A function that continues prompts; greedy, so that two runs of the same weights agree."""
+    """A function that continues prompts, greedily unless told otherwise; `generate.local.generate` is one."""
 
     def __call__(
-        self, model: torch.nn.Module, prompts: list[list[int]], *, max_new_tokens: int, stop_ids: Sequence[int]
+        self,
+        model: torch.nn.Module,
+        tokenizer: ChatTokenizer,
+        prompts: Sequence[Sequence[int]],
+        /,
+        *,
+        stop_ids: Sequence[int],
+        max_new_tokens: int,
     ) -> Sequence[Completion]: ...
 
 
@@ -76,15 +84,21 @@ def write_samples(
     model: torch.nn.Module,
     prompts: Sequence[Prompt],
     generate: Generate,
+    renderer: Renderer,
     *,
     step: int,
     max_new_tokens: int,
-    stop_ids: Sequence[int],
 ) -> list[Sample]:
     """Answer every prompt with the model as it is now."""
     was_training = model.training
     model.eval()
-    completions = generate(model, [list(p.ids) for p in prompts], max_new_tokens=max_new_tokens, stop_ids=stop_ids)
+    completions = generate(
+        model,
+        renderer.tokenizer,
+        [prompt.ids for prompt in prompts],
+        stop_ids=renderer.stop_ids,
+        max_new_tokens=max_new_tokens,
+    )
     model.train(was_training)
     return [
         Sample(step, prompt, completion.text, completion.stopped, len(completion.ids))
@@ -104,6 +118,4 @@ def _text_prompts(config: SampleConfig, records: Sequence[Record], renderer: Ren
     openings = [" ".join(r.text.split()[:6]) for r in records if isinstance(r, Document)][: config.count]
     tokenizer = renderer.tokenizer
     start = () if tokenizer.bos_id is None else (tokenizer.bos_id,)
-    return [
-        Prompt((Message(Role.USER, text),), (*start, *tokenizer.encode_text(text))) for text in openings if text
-    ]
+    return [Prompt((Message(Role.USER, text),), (*start, *tokenizer.encode_text(text))) for text in openings if text]

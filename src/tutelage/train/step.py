@@ -120,9 +120,7 @@ def accumulate_gradients(
     return sums.over_all_ranks()
 
 
-def step_batches(
-    planned: Step, documents: Sequence[Rendered], settings: StepSettings, *, step: int
-) -> Iterator[Batch]:
+def step_batches(planned: Step, documents: Sequence[Rendered], settings: StepSettings, *, step: int) -> Iterator[Batch]:
     """Yield this rank's batches of a step on the device, seeding dropout before each."""
     mine = slice(agree.rank(), None, agree.world_size())
     if settings.layout is Layout.PACKED:
@@ -136,9 +134,7 @@ def step_batches(
         yield batch.to(settings.device)
 
 
-def _require_finite(
-    planned: Step, documents: Sequence[Rendered], loss_sum: float, grad_norm: float, step: int
-) -> None:
+def _require_finite(planned: Step, documents: Sequence[Rendered], loss_sum: float, grad_norm: float, step: int) -> None:
     if math.isfinite(loss_sum) and math.isfinite(grad_norm):
         return
     what = "loss" if not math.isfinite(loss_sum) else "gradient"

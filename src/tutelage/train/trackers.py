@@ -59,9 +59,7 @@ def open_trackers(names: Sequence[str], run_path: Path, config: Mapping[str, Any
     Raises:
         ConfigError: a tracker's package is not installed.
     """
-    return [
-        TensorBoard(run_path) if name == "tensorboard" else WandbLike(name, run_path, config) for name in names
-    ]
+    return [TensorBoard(run_path) if name == "tensorboard" else WandbLike(name, run_path, config) for name in names]
 
 
 def _require(module: str, extra: str) -> Any:
