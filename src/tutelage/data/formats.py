@@ -232,7 +232,7 @@ def _history(view: _View) -> list[Message]:
     if not isinstance(value, Sequence) or isinstance(value, str):
         raise RowError(Reason.WRONG_TYPE, f"column {view.name('history')!r} is {kind_of(value)}, not a list of pairs")
     for index, pair in enumerate(value):
-        if not isinstance(pair, Sequence) or len(pair) != 2 or not all(isinstance(text, str) for text in pair):
+        if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(text, str) for text in pair):
             raise RowError(Reason.WRONG_TYPE, f"{view.name('history')}[{index}] is not a pair of question and answer")
         turns += [Message(Role.USER, pair[0]), Message(Role.ASSISTANT, pair[1])]
     return turns
