@@ -11,19 +11,21 @@ from __future__ import annotations
 
 import functools
 import inspect
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from tutelage.config.schema import Layout
+from tutelage.errors import IsolationError
 from tutelage.pack.batch import Batch
 
 # B rows, T tokens, L tokens of one document, H query heads, K key heads, E channels of a head
@@ -57,6 +59,23 @@ class DocumentMask:
     rule: Callable[[int, int], Tensor | None]
     _built: dict[int, Tensor | None] = field(default_factory=dict)
 
+    def __getattr__(self, name: str) -> NoReturn:
+        """Refuse to be used as a tensor, by architectures that compute with the mask themselves."""
+        if name.startswith("__"):
+            raise AttributeError(name)
+        raise IsolationError(
+            f"this architecture reads .{name} of its attention mask, so documents cannot be told apart through it",
+            mend="set train.packing to padded, or model.attention to sdpa or eager",
+        )
+
+    def __getitem__(self, _: Any) -> NoReturn:
+        self.__getattr__("shape")
+
+    def __add__(self, _: Any) -> NoReturn:
+        self.__getattr__("dtype")
+
+    __radd__ = __add__
+
     @property
     def is_causal_only(self) -> bool:
         """Whether causality inside the document is the whole rule, for every document of the pack."""
@@ -78,24 +97,26 @@ def register_attention() -> None:
 
 
 def choose_attention(config: Any, device: torch.device | str, requested: str = "auto") -> AttentionChoice:
-    """Choose the attention implementation for a model configuration.
+    """Choose the attention implementation for a model configuration, and say why.
 
     This is only the first word: whether the model really keeps documents apart is for `probe_isolation` to say.
     """
     if requested != "auto":
         return AttentionChoice(requested, "asked for by model.attention")
-    mixers = _stateful_layers(config)
-    if mixers:
-        return AttentionChoice("sdpa", f"layers of type {', '.join(mixers)} carry state across a whole row")
-    where = "torch varlen kernel" if torch.device(device).type == "cuda" else "scaled dot product attention"
+    architecture = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
+    if architecture is not None and not hasattr(sys.modules[architecture.__module__], "ALL_ATTENTION_FUNCTIONS"):
+        own = "sdpa" if architecture._supports_sdpa else "eager"
+        return AttentionChoice(own, f"{architecture.__name__} does not take its attention from a public interface")
+    if stateful := _stateful_layers(config):
+        return AttentionChoice("sdpa", f"layers of type {', '.join(stateful)} carry state across a whole row")
+    where = "torch's varlen kernel" if torch.device(device).type == "cuda" else "scaled dot product attention"
     return AttentionChoice(NAME, f"attention per document through {where}")
 
 
 def _stateful_layers(config: Any) -> list[str]:
-    """Return the declared layer types that are not attention (convolution, state space, linear attention)."""
-    return sorted(
-        {kind for kind in getattr(config, "layer_types", None) or () if "attention" not in kind or "linear" in kind}
-    )
+    """Return the declared layer types that are not attention: convolution, state space, linear attention."""
+    kinds = getattr(config, "layer_types", None) or ()
+    return sorted({kind for kind in kinds if "attention" not in kind or "linear" in kind})
 
 
 @contextmanager
@@ -181,14 +202,14 @@ def document_attention_forward(
     rules = Rules(scaling, dropout, softcap, s_aux)
     if not isinstance(attention_mask, DocumentMask):
         if rules.beyond_sdpa:
-            return _attend_ordinary(query, key, value, attention_mask, rules).transpose(1, 2), None
+            return _attend_ordinary(query, key, value, attention_mask, rules).transpose(1, 2).contiguous(), None
         out, _ = sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
         return out, None
     if _fits_varlen(query, value, attention_mask, rules, kwargs.get("sliding_window")):
         return _attend_varlen(query, key, value, attention_mask, rules), None
-    return _attend_per_document(query, key, value, attention_mask, rules).transpose(1, 2), None
+    return _attend_per_document(query, key, value, attention_mask, rules), None
 
 
 @dataclass(frozen=True)
@@ -207,15 +228,15 @@ class Rules:
 
 
 def _attend_per_document(query: Tensor, key: Tensor, value: Tensor, mask: DocumentMask, rules: Rules) -> Tensor:
-    """Attend inside each document on its own: work grows with the sum of squared lengths, not with T squared."""
+    """Attend inside each document on its own: work grows with the sum of squared lengths, not with T squared. Returns [1, T, H, E]."""
+    # `split` and not slices: the gradient of one split is one concatenation, that of a slice is a whole tensor of zeros.
+    parts = (tensor.split(mask.lengths, dim=2) for tensor in (query, key, value))
     pieces = []
     start = 0
-    for length in mask.lengths:
-        document = slice(start, start + length)
-        q, k, v = query[:, :, document], key[:, :, document], value[:, :, document]
-        pieces.append(_attend(q, k, v, mask.within(start, length), rules))
-        start += length
-    return torch.cat(pieces, dim=2)
+    for q, k, v in zip(*parts, strict=True):
+        pieces.append(_attend(q, k, v, mask.within(start, q.shape[2]), rules).transpose(1, 2))
+        start += q.shape[2]
+    return torch.cat(pieces, dim=1)
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor, allowed: Tensor | None, rules: Rules) -> Tensor:

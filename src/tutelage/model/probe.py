@@ -30,6 +30,7 @@ from tutelage.pack.batch import Batch, document_key, pack_batch
 # T tokens, D documents, S chosen positions, V vocabulary, H hidden size
 
 MOST_POSITIONS = 512  # logits compared by a probe; each is a vocabulary wide
+MOST_LAYOUT_TOKENS = 1024  # in all documents of a layout probe
 NOISE_MARGIN = 8.0  # times the measured noise floor that is still called noise
 LAYOUT_TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 0.1}
 
@@ -63,13 +64,17 @@ def probe_isolation(model: nn.Module, batch: Batch) -> ProbeResult:
     changed = batch.num_documents // 2
     watched = _watch(batch, _spread(batch))
     is_changed_S = watched.supervised_document == changed
-    with _undisturbed(model):
-        with torch.no_grad():
-            before_SV = supervised_logits(model, watched)
-            noise = _largest(supervised_logits(model, watched) - before_SV)
-            after_SV = supervised_logits(model, _with_other_tokens(watched, _span(batch, changed)))
-        moved_S = (after_SV - before_SV).abs().amax(dim=-1)
-        gradient_T = _reach(model, watched, ~is_changed_S)
+    try:
+        with _undisturbed(model):
+            with torch.no_grad():
+                before_SV = supervised_logits(model, watched)
+                noise = _largest(supervised_logits(model, watched) - before_SV)
+                after_SV = supervised_logits(model, _with_other_tokens(watched, _span(batch, changed)))
+            gradient_T = _reach(model, watched, ~is_changed_S)
+    except IsolationError as refused:
+        figures = {"documents": float(batch.num_documents)}
+        return ProbeResult("isolation", "isolation", False, figures, refused.problem)
+    moved_S = (after_SV - before_SV).abs().amax(dim=-1)
     tolerance = _logit_tolerance(before_SV, noise)
     leak, control = _largest(moved_S[~is_changed_S]), _largest(moved_S[is_changed_S])
     start, stop = _span(batch, changed)
@@ -133,8 +138,12 @@ def probe_layout(
     Alone means by the definition: a plain forward pass over one document, the negative log likelihood of each next token,
     times that token's weight. So a wrong shift, boundary, position or gather shows up whichever part of the path it is in.
     `make` lays the documents out; by default they become one pack. The gradient is that of the loss with respect to the
-    input embeddings, which every layer's backward pass takes part in.
+    input embeddings, which every layer's backward pass takes part in. Of many documents a few are taken, because logits of
+    whole documents are made here and nowhere else.
     """
+    documents = choose_documents(documents)
+    if not documents:
+        return ProbeResult("layout", "layout", True, {"documents": 0.0}, "no document has a token that carries loss")
     batches = [pack_batch(documents)] if make is None else make(documents)
     with _undisturbed(model):
         alone = [_alone(model, document, rows=1) for document in documents]
@@ -163,15 +172,16 @@ def probe_layout(
     )
 
 
-def choose_documents(documents: Sequence[Rendered], max_tokens: int = 1024, most: int = 8) -> list[Rendered]:
-    """Choose different documents with supervised tokens for `probe_layout`, the first that fit `max_tokens` together."""
-    chosen: dict[int, Rendered] = {}
-    for document in documents:
-        total = sum(len(other) for other in chosen.values())
-        if document.supervised_tokens and total + len(document) <= max_tokens and len(chosen) < most:
-            chosen.setdefault(document_key(document), document)
-    shortest = min(documents, key=len, default=None)
-    return list(chosen.values()) or ([] if shortest is None else [shortest])
+def choose_documents(documents: Sequence[Rendered], max_tokens: int = MOST_LAYOUT_TOKENS) -> list[Rendered]:
+    """Choose different documents with supervised tokens: the first that fit `max_tokens`, but the two shortest at least."""
+    different = list(
+        {document_key(document): document for document in documents if document.supervised_tokens}.values()
+    )
+    chosen: list[Rendered] = []
+    for document in different:
+        if sum(map(len, chosen)) + len(document) <= max_tokens:
+            chosen.append(document)
+    return chosen if len(chosen) > 1 else sorted(different, key=len)[:2]
 
 
 @dataclass(frozen=True, eq=False)
