@@ -9,10 +9,10 @@ what was written before it looked further cannot depend on it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import cached_property
 
-from tutelage.chat.template import MessageForm, Template, TracedRender, template_messages
+from tutelage.chat.dialect import Dialect
+from tutelage.chat.template import TracedRender, template_messages
 from tutelage.chat.turns import StopFinder, Turn, find_turn
 from tutelage.data.conversation import Conversation, Json, Role
 from tutelage.errors import TemplateError
@@ -21,41 +21,33 @@ from tutelage.errors import TemplateError
 class Moments:
     """The renderings of one conversation at its successive moments. `renderings` counts the template's runs."""
 
-    def __init__(
-        self,
-        record: Conversation,
-        template: Template,
-        form: MessageForm,
-        variables: Mapping[str, Json],
-        stops: StopFinder,
-    ) -> None:
+    def __init__(self, record: Conversation, dialect: Dialect, stops: StopFinder) -> None:
         self._record = record
-        self._template = template
-        self._form = form
-        self._variables = variables
+        self._dialect = dialect
         self._stops = stops
         self._prompt_tails: dict[Role, str] = {}
         self.renderings = 0
 
     @cached_property
     def _fields(self) -> list[dict[str, Json]]:
-        return template_messages(self._record.messages, self._form)
+        return template_messages(self._record.messages, self._dialect.form)
 
     def render(self, count: int) -> TracedRender:
         """Return the traced rendering of the first `count` messages."""
         self.renderings += 1
-        return self._template.trace(
-            self._record.messages[:count], self._record.tools, form=self._form, variables=self._variables
+        dialect = self._dialect
+        return dialect.template.trace(
+            self._record.messages[:count], self._record.tools, form=dialect.form, variables=dialect.variables
         )
 
     def text(self, count: int, *, add_generation_prompt: bool = False) -> str:
         """Return the rendered text of the first `count` messages."""
         self.renderings += 1
-        return self._template.render(
+        return self._dialect.template.render(
             self._fields[:count],
             self._record.tools,
             add_generation_prompt=add_generation_prompt,
-            variables=self._variables,
+            variables=self._dialect.variables,
         )
 
     def prompt(self, message: int) -> str | None:
@@ -65,18 +57,16 @@ class Moments:
         except TemplateError:
             return None
 
-    def turn(self, render: TracedRender, count: int, message: int) -> Turn:
-        """Return the turn of `message` in `render`, the rendering of the first `count` messages."""
-        prompt = self._prompt_in(render, message)
-        return find_turn(render, message, prompt, self._stops, has_prompt=self._template.has_generation_prompt)
+    def turn(self, render: TracedRender, message: int) -> Turn:
+        """Return the turn of `message` in `render`, a rendering of the conversation up to this turn or further."""
+        return find_turn(render, message, self._prompt_in(render, message), self._dialect, self._stops)
 
     def is_stable(self, render: TracedRender, count: int, turn: Turn) -> bool:
         """Whether later messages have left the text up to the end of `turn` as it was when the turn was the last."""
         if turn.message == count - 1:
             return True
         if not turn.prompt_matches:
-            prompt = self.prompt(turn.message)
-            return prompt is None or self.turn(self.render(turn.message + 1), turn.message + 1, turn.message) == turn
+            return self.turn(self.render(turn.message + 1), turn.message) == turn
         if render.known_before(turn.end) <= turn.message:
             return True
         try:

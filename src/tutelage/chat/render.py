@@ -16,10 +16,11 @@ from itertools import islice
 import numpy as np
 
 from tutelage.chat.attribute import label_tokens
+from tutelage.chat.dialect import Dialect, learn_dialect
 from tutelage.chat.encode import encode_guarded, guards_of, typed_controls
 from tutelage.chat.moments import Moments
 from tutelage.chat.rendered import Part, Rendered
-from tutelage.chat.template import NAMED_TEMPLATES, MessageForm, Template, TracedRender, plain_render
+from tutelage.chat.template import NAMED_TEMPLATES, Template, TracedRender, plain_render
 from tutelage.chat.tokenizer import ChatTokenizer, Encoded
 from tutelage.chat.turns import StopFinder, Turn
 from tutelage.config.schema import ControlStrings, DataConfig, TrainOn
@@ -86,16 +87,16 @@ class Renderer:
         self.tokenizer = tokenizer
         self.options = options
         self.template = template or _own_template(tokenizer, tools=False)
-        tool_source = None if template else tokenizer.template_for(tools=True)
-        is_same = template is not None or tool_source == self.template.source
+        is_same = template is not None or tokenizer.template_for(tools=True) == self.template.source
         self._tool_template = self.template if is_same else _own_template(tokenizer, tools=True)
-        self.variables = {**tokenizer.special_variables, **(variables or {})}
+        variables = {**tokenizer.special_variables, **(variables or {})}
         self._stops = StopFinder(tokenizer)
-        self.form = MessageForm()
+        self._dialect = learn_dialect(self.template, variables)
+        self._tool_dialect = self._dialect if is_same else learn_dialect(self._tool_template, variables)
 
-    def template_for(self, tools: Sequence[Mapping[str, Json]]) -> Template:
-        """Return the template for conversations with these tools on offer."""
-        return self._tool_template if tools else self.template
+    def dialect_for(self, tools: Sequence[Mapping[str, Json]]) -> Dialect:
+        """Return the template for conversations with these tools on offer, and how to use it."""
+        return self._tool_dialect if tools else self._dialect
 
     def render(self, record: Conversation | Document) -> list[Rendered]:
         """Return the documents of one record: one, or several where the template rewrites history.
@@ -135,11 +136,11 @@ class Renderer:
         if isinstance(record, Document):
             return [Draft(record, plain_render(record.text), ())]
         messages = record.messages
-        moments = Moments(record, self.template_for(record.tools), self.form, self.variables, self._stops)
+        moments = Moments(record, self.dialect_for(record.tools), self._stops)
         left, count, drafts = self.trained_messages(record), len(messages), []
         while left or not drafts:
             render = moments.render(count)
-            turns = [moments.turn(render, count, message) for message in left]
+            turns = [moments.turn(render, message) for message in left]
             stable = [turn for turn in turns if moments.is_stable(render, count, turn)]
             if len(stable) < len(left) and count > left[-1] + 1:
                 count = left[-1] + 1  # the text has to be that of a turn's own moment
@@ -169,8 +170,10 @@ class Renderer:
 
     def prompt_ids(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Json]] = ()) -> list[int]:
         """Return what a server feeds the model before it answers: the messages and the generation prompt."""
-        template = self.template_for(tools)
-        render = template.trace(messages, tools, form=self.form, add_generation_prompt=True, variables=self.variables)
+        dialect = self.dialect_for(tools)
+        render = dialect.template.trace(
+            messages, tools, form=dialect.form, add_generation_prompt=True, variables=dialect.variables
+        )
         (encoded,) = self.tokenizer.encode([render.text])
         record = Conversation(tuple(messages), tuple(tools))
         return [int(number) for number in self._encode_guarded(record, render, encoded).ids]

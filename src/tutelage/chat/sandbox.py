@@ -50,7 +50,7 @@ class Limits:
     source_characters: int = 1 << 20
 
 
-class BudgetExceeded(SecurityError):
+class BudgetError(SecurityError):
     """A template that used more than its limits."""
 
 
@@ -71,18 +71,18 @@ class Budget:
         """Book one operation."""
         self.operations += 1
         if self.operations > self._operations:
-            raise BudgetExceeded(f"the template ran more than {self._operations:,} operations")
+            raise BudgetError(f"the template ran more than {self._operations:,} operations")
         if self.operations & 63 == 0 and time.thread_time() > self._deadline:
-            raise BudgetExceeded(f"the template ran longer than {self._limits.seconds:g} s")
+            raise BudgetError(f"the template ran longer than {self._limits.seconds:g} s")
 
     def charge(self, characters: int) -> None:
         """Book a string (or list) of this length before it is built."""
         self.spend()
         self._characters -= characters
         if characters > self._string:
-            raise BudgetExceeded(f"the template builds a string of {characters:,} characters")
+            raise BudgetError(f"the template builds a string of {characters:,} characters")
         if self._characters < 0:
-            raise BudgetExceeded("the template builds more text than its limit")
+            raise BudgetError("the template builds more text than its limit")
 
 
 class MessageView(dict[str, Any]):
@@ -186,12 +186,13 @@ class ChatEnvironment(ImmutableSandboxedEnvironment):
             self.budget.spend()
         return self.binop_table[operator](left, right)
 
-    def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: B902, N805
+    def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N805
         """Call what the template calls; string methods that could grow text are measured, and traced."""
         __self.budget.spend()
         owner = getattr(__obj, "__self__", None)
         if isinstance(owner, str):
             name = __obj.__name__
+            _without_frame(kwargs)
             if name == "join":
                 return __self._join(owner, *args)
             if name == "replace":
@@ -312,12 +313,12 @@ class ChatEnvironment(ImmutableSandboxedEnvironment):
     def _check_widths(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         for value in (*args, *kwargs.values()):
             if isinstance(value, int) and value > _LARGEST_WIDTH:
-                raise BudgetExceeded(f"the template pads text to a width of {value:,}")
+                raise BudgetError(f"the template pads text to a width of {value:,}")
 
     def _check_format(self, template: str, *, nested: bool, values: tuple[Any, ...]) -> None:
         self.budget.charge(len(template) + sum(map(_length, values)))
         if _WIDE.search(template) or (nested and any(_WIDE.search(str(value)) for value in values)):
-            raise BudgetExceeded("the template formats text to an enormous width")
+            raise BudgetError("the template formats text to an enormous width")
 
     def _check_product(self, left: Any, right: Any) -> None:
         if isinstance(left, int) and isinstance(right, int):
@@ -329,7 +330,7 @@ class ChatEnvironment(ImmutableSandboxedEnvironment):
     def _check_power(self, left: Any, right: Any) -> None:
         self.budget.spend()
         if isinstance(left, int) and isinstance(right, int) and left.bit_length() * abs(right) > _LARGEST_WIDTH:
-            raise BudgetExceeded(f"the template computes {left} to the power of {right}")
+            raise BudgetError(f"the template computes {left} to the power of {right}")
 
 
 class GenerationTag(Extension):
@@ -350,7 +351,7 @@ class GenerationTag(Extension):
 class _Instrument(NodeTransformer):
     """Make loops leave marks and spend budget, and make `~` keep spans."""
 
-    def visit_For(self, node: nodes.For) -> list[nodes.Node]:
+    def visit_For(self, node: nodes.For) -> list[nodes.Node]:  # noqa: N802  # Jinja's naming
         """Put marks before, into and behind a loop that writes; let any other loop spend only."""
         self.generic_visit(node)
         if not any(node.find_all((nodes.Output, nodes.CallBlock, nodes.FilterBlock))):
@@ -362,7 +363,7 @@ class _Instrument(NodeTransformer):
         before, behind = (nodes.Output([_filter(name, nodes.ContextReference())]) for name in ("_loop", "_leave"))
         return [before, node, behind]
 
-    def visit_Concat(self, node: nodes.Concat) -> nodes.Node:
+    def visit_Concat(self, node: nodes.Concat) -> nodes.Node:  # noqa: N802
         """`a ~ b` becomes a filter on the list of its operands."""
         self.generic_visit(node)
         return _filter("_concat", nodes.List(node.nodes))
@@ -418,6 +419,12 @@ def _json_pieces(value: Any, margin: str, options: Mapping[str, Any]) -> Iterato
     yield (line and line + margin) + ("}" if is_mapping else "]")
 
 
+def _without_frame(kwargs: dict[str, Any]) -> None:
+    """Drop the local variables that compiled code passes along with every call inside a loop or block."""
+    kwargs.pop("_loop_vars", None)
+    kwargs.pop("_block_vars", None)
+
+
 @cache
 def _enter_mark(message: int) -> Traced:
     return Traced("", ((0, 0, Mark(MarkKind.ENTER, message)),))
@@ -453,7 +460,7 @@ class _TemplateDict:
 class _TemplateNamespace(Namespace):
     """Jinja's namespace, closed to names that begin with an underscore."""
 
-    def __init__(*args: Any, **kwargs: Any) -> None:  # noqa: N805  # as in Jinja: a template may store `self`
+    def __init__(*args: Any, **kwargs: Any) -> None:  # as in Jinja: a template may store `self`
         self, args = args[0], args[1:]
         fields = dict(*args, **kwargs)
         for name in fields:

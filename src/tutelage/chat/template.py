@@ -8,6 +8,7 @@ record of how far ahead the template had looked when it wrote it.
 from __future__ import annotations
 
 import json
+import operator
 import re
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,7 +22,7 @@ from jinja2 import meta, nodes
 from tutelage.chat import trace
 from tutelage.chat.sandbox import (
     Budget,
-    BudgetExceeded,
+    BudgetError,
     ChatEnvironment,
     Limits,
     MessageView,
@@ -121,11 +122,6 @@ class Template:
         self.literals = tuple(_literals(tree))
 
     @property
-    def has_generation_prompt(self) -> bool:
-        """Whether the template reads `add_generation_prompt`."""
-        return "add_generation_prompt" in self.variables or "add_generation_prompt" in self.source
-
-    @property
     def has_generation_tag(self) -> bool:
         """Whether the template marks with `{% generation %}` what the assistant writes."""
         return re.search(r"\{%[-+]?\s*generation\s*[-+]?%\}", self.source) is not None
@@ -193,7 +189,7 @@ class Template:
                 yield piece
         except RefusedByTemplate as error:
             raise TemplateError(f"{self.name} refuses this conversation: {error}") from error
-        except BudgetExceeded as error:
+        except BudgetError as error:
             raise TemplateError(f"{self.name} was stopped: {error}", mend="do not use this template") from error
         except (*_RUN_FAILURES, MemoryError) as error:
             raise TemplateError(f"{self.name} fails on this conversation: {_reason(error)}") from error
@@ -309,7 +305,7 @@ class _MessageList(list[Any]):
                 return _MessageList(super().__getitem__(key), self._watch, self._first + start)
             self._watch.saw(_END)
             return super().__getitem__(key)
-        index = key.__index__()
+        index = operator.index(key)
         self._watch.saw(self._first + index if 0 <= index < size else _END)
         return super().__getitem__(index)
 

@@ -10,6 +10,7 @@ Nothing here looks for text: a span is where it is because the operations that b
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from enum import Enum, auto
@@ -108,7 +109,7 @@ class Traced(str):
             if step == 1:
                 return self._cut(start, max(start, stop))
             return concat([self._cut(position, position + 1) for position in range(start, stop, step)])
-        position = key.__index__()
+        position = operator.index(key)
         if position < 0:
             position += len(self)
         if not 0 <= position < len(self):

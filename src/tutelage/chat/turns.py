@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tutelage.chat.template import SourceSpan, TracedRender
-from tutelage.chat.trace import Field
-from tutelage.chat.tokenizer import ChatTokenizer
+from tutelage.chat.dialect import Dialect
 from tutelage.chat.rendered import Part
+from tutelage.chat.template import TracedRender
+from tutelage.chat.tokenizer import ChatTokenizer
+from tutelage.chat.trace import Field
 
 
 @dataclass(frozen=True)
@@ -60,25 +61,28 @@ class StopFinder:
             return behind.start(), behind.end(), self._ids[behind.group()]
         return None
 
+    def outside_control(self, text: str, begin: int, position: int) -> int:
+        """Return `position`, or the start of the control token that it would cut in two."""
+        for match in self._pattern.finditer(text, begin):
+            if match.end() > position:
+                return min(position, match.start())
+        return position
+
 
 def _said_at(render: TracedRender, position: int) -> bool:
     return any(span.start <= position < span.end and span.source.field is not Field.ROLE for span in render.sources)
 
 
-def find_turn(render: TracedRender, message: int, prompt: str | None, stops: StopFinder, *, has_prompt: bool) -> Turn:
+def find_turn(render: TracedRender, message: int, prompt: str | None, dialect: Dialect, stops: StopFinder) -> Turn:
     """Return the turn of assistant `message`.
 
     `prompt`: what the template renders of the messages before it, generation prompt included; None if it cannot.
-    `has_prompt`: whether the template has generation prompts at all. Where it has none, header words that stand before
-    the message's own text are not the assistant's to write; white space is.
     """
     said = render.sources_of(message)
     region = render.region_of(message) or _region_by_sources(render, message)
     first_said = said[0].start if said else region[0]
     last_said = said[-1].end if said else region[1]
-    start, matches = _start(render.text, prompt, first_said)
-    if not has_prompt and render.text[start:first_said].strip():
-        start, matches = first_said, False
+    start, matches = _start(render.text, region[0], first_said, prompt, dialect, stops)
     found = stops.find(render, message, max(last_said, start), region[1])
     if found is None:
         end = max(last_said, start, start + len(render.text[start : region[1]].rstrip()))
@@ -86,16 +90,30 @@ def find_turn(render: TracedRender, message: int, prompt: str | None, stops: Sto
     return Turn(message, start, found[0], found[1], found[2], matches)
 
 
-def _start(text: str, prompt: str | None, first_said: int) -> tuple[int, bool]:
-    """Return where the generation prompt ends. Where the text does not begin with it, the turn begins where the two
-    part, at the latest with the first character that is the message's own."""
-    if prompt is not None and text.startswith(prompt):
-        return len(prompt), True
-    if prompt is None:
-        return first_said, False
-    limit = min(len(prompt), first_said)
-    common = next((at for at in range(limit) if text[at] != prompt[at]), limit)
-    return common, False
+def _start(
+    text: str, region_start: int, first_said: int, prompt: str | None, dialect: Dialect, stops: StopFinder
+) -> tuple[int, bool]:
+    """Return where the assistant's own words begin, and whether what precedes them is the generation prompt.
+
+    Where it is not (the contract will refuse the template), the header is as much of the generation prompt as the
+    template wrote, and never reaches into what the message says.
+    """
+    matches = prompt is not None and text.startswith(prompt)
+    if matches and prompt is not None:
+        start = len(prompt)
+    else:
+        start = region_start + _common(text, region_start, dialect.prompt_tail)
+        start = stops.outside_control(text, region_start, start)
+    header = dialect.unprompted_header
+    if header and start <= region_start and text.startswith(header, region_start):
+        start, matches = region_start + len(header), False
+    return (start, matches) if matches else (min(start, first_said), False)
+
+
+def _common(text: str, start: int, tail: str) -> int:
+    """Return how many characters of `tail` stand in the text from `start`."""
+    longest = min(len(tail), len(text) - start)
+    return next((at for at in range(longest) if text[start + at] != tail[at]), longest)
 
 
 def _region_by_sources(render: TracedRender, message: int) -> tuple[int, int]:

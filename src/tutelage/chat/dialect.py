@@ -1,0 +1,98 @@
+"""What there is to know of a template before it meets data: how it wants its messages, and how it opens a turn.
+
+Found out by rendering two small conversations, so that nothing about a model family has to be written down.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from tutelage.chat.template import MessageForm, Template, TracedRender, template_messages
+from tutelage.chat.trace import Field
+from tutelage.data.conversation import Json, Message, Role, ToolCall
+from tutelage.errors import TemplateError
+
+_QUESTION = Message(Role.USER, "Question")
+_ANSWER = Message(Role.ASSISTANT, "Reply")
+_CALL_ID = "call00001"  # nine letters and digits: some templates insist on it
+_CALL = Message(Role.ASSISTANT, tool_calls=(ToolCall("look_up", {"word": "reply"}, _CALL_ID),))
+_RESULT = Message(Role.TOOL, "Result", name="look_up", tool_call_id=_CALL_ID)
+_TOOL = {
+    "type": "function",
+    "function": {
+        "name": "look_up",
+        "description": "Look up a word.",
+        "parameters": {
+            "type": "object",
+            "properties": {"word": {"type": "string", "description": "The word."}},
+            "required": ["word"],
+        },
+    },
+}
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """A template, the form of messages it understands, and how it opens an assistant's turn.
+
+    `prompt_tail` is the generation prompt proper: what asking for one adds to the text.
+    `unprompted_header` is what the template writes before an answer although its generation prompt does not hold it:
+    words that are not the assistant's, yet that no server would write for it. Empty for a sound template.
+    """
+
+    template: Template
+    variables: Mapping[str, Json]
+    form: MessageForm
+    prompt_tail: str
+    unprompted_header: str
+
+
+def learn_dialect(template: Template, variables: Mapping[str, Json]) -> Dialect:
+    """Render small conversations to find out how `template` wants to be used."""
+    form = MessageForm(
+        content_parts=not _speaks(template, variables, MessageForm())
+        and _speaks(template, variables, MessageForm(True)),
+        argument_text=_wants_argument_text(template, variables),
+    )
+    try:
+        bare = template.render(template_messages([_QUESTION], form), variables=variables)
+        prompt = template.render(template_messages([_QUESTION], form), add_generation_prompt=True, variables=variables)
+        answered = template.trace([_QUESTION, _ANSWER], form=form, variables=variables)
+    except TemplateError:
+        return Dialect(template, variables, form, "", "")
+    tail = prompt[len(bare) :] if prompt.startswith(bare) else ""
+    return Dialect(template, variables, form, tail, _unprompted_header(answered, prompt))
+
+
+def _unprompted_header(answered: TracedRender, prompt: str) -> str:
+    region, said = answered.region_of(1), answered.sources_of(1)
+    if region is None or not said or answered.text[: region[0]] != prompt:
+        return ""
+    header = answered.text[region[0] : said[0].start]
+    return header if header.strip() else ""
+
+
+def _speaks(template: Template, variables: Mapping[str, Json], form: MessageForm) -> bool:
+    """Whether both messages of a plain exchange come through in this form."""
+    try:
+        render = template.trace([_QUESTION, _ANSWER], form=form, variables=variables)
+    except TemplateError:
+        return False
+    heard = {
+        span.source.message for span in render.sources if span.source.field is Field.CONTENT and span.end > span.start
+    }
+    return heard == {0, 1}
+
+
+def _wants_argument_text(template: Template, variables: Mapping[str, Json]) -> bool:
+    """Whether a conversation with a tool call can be rendered only with the call's arguments as JSON text."""
+
+    def renders(form: MessageForm) -> bool:
+        try:
+            template.trace([_QUESTION, _CALL, _RESULT, _ANSWER], [_TOOL], form=form, variables=variables)
+        except TemplateError:
+            return False
+        return True
+
+    return not renders(MessageForm()) and renders(MessageForm(argument_text=True))
