@@ -6,7 +6,7 @@ Numbers are written as words up to twenty. Lists hold three to five different wo
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 NUMBERS = (
     "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve", "thirteen",
@@ -83,11 +83,22 @@ def number_text(rng: random.Random) -> str:
 
 
 def word_text(rng: random.Random) -> str:
-    """Return one to four remarks about lists of words."""
-    makers = (_backwards_text, _backwards_text, _order_text, _order_text, _place_text, _count_text, _odd_text)
-    if rng.random() < 0.5:
-        makers = (rng.choice(makers),)
-    return " ".join(rng.choice(makers)(rng) for _ in range(rng.randint(1, 4)))
+    """Return one to three lists of words, each with remarks on what is in it and where.
+
+    Several remarks on one list, because the list itself cannot be predicted and only the remarks can be learned.
+    """
+    if rng.random() < 0.1:
+        return " ".join(rng.choice((_category_text, _alphabet_text))(rng) for _ in range(rng.randint(1, 5)))
+    favourite = rng.choice(_REMARKS) if rng.random() < 0.4 else None
+    return " ".join(_list_text(rng, favourite) for _ in range(rng.randint(1, 3)))
+
+
+def _list_text(rng: random.Random, favourite: Callable[[random.Random, list[str]], str] | None) -> str:
+    words = odd_one_list(rng)[0] if rng.random() < 0.35 else random_list(rng, 2, 5)
+    remarks = [rng.choice(_OPENINGS).format(listed(words))]
+    for _ in range(1 if favourite else rng.randint(1, 4)):
+        remarks.append((favourite or rng.choice(_REMARKS))(rng, words))
+    return " ".join(remarks)
 
 
 def _pair(rng: random.Random) -> tuple[int, int]:
@@ -156,70 +167,87 @@ def _goods_text(rng: random.Random) -> str:
     )
 
 
-def _backwards_text(rng: random.Random) -> str:
-    words = random_list(rng)
-    forwards, backwards = listed(words), listed(words[::-1])
+def _again(rng: random.Random, words: list[str]) -> str:
+    return rng.choice(("Once more, the words are {}.", "Forwards, the words are {}.", "So they are {}.")).format(
+        listed(words)
+    )
+
+
+def _backwards(rng: random.Random, words: list[str]) -> str:
     return rng.choice(
         (
-            f"Take the words {forwards}. Backwards, the words are {backwards}.",
-            f"On the sign stood the words {forwards}. Read from the end, they were {backwards}.",
-            f"Say {forwards}, and then turn it round: {backwards}.",
-            f"The list was {forwards}. Backwards, the words are {backwards}.",
-            f"Somebody wrote {forwards} on the wall. In reverse, that is {backwards}.",
+            "Backwards, the words are {}.",
+            "Backwards, the words are {}.",
+            "Read from the end, they are {}.",
+            "In reverse, that is {}.",
+            "Turned round, the list is {}.",
+        )
+    ).format(listed(words[::-1]))
+
+
+def _ordered(rng: random.Random, words: list[str]) -> str:
+    return rng.choice(
+        (
+            "In alphabetical order, the words are {}.",
+            "In alphabetical order, the words are {}.",
+            "Sorted by the alphabet, they are {}.",
+            "A dictionary has them in the order {}.",
+        )
+    ).format(listed(sorted(words)))
+
+
+def _placed(rng: random.Random, words: list[str]) -> str:
+    position, word = rng.choice([*zip(ORDINALS, words, strict=False), ("last", words[-1])])
+    return rng.choice(
+        (
+            f"The {position} word is {word}.",
+            f"The {position} word is {word}.",
+            f"{word.capitalize()} is the {position} word.",
         )
     )
 
 
-def _order_text(rng: random.Random) -> str:
-    if rng.random() < 0.4:
-        first, second = sorted(rng.sample(WORDS, 2))
+def _counted(rng: random.Random, words: list[str]) -> str:
+    number = NUMBERS[len(words)]
+    return rng.choice((f"There are {number} words.", f"There are {number} words.", f"That makes {number} words."))
+
+
+def _category_remark(rng: random.Random, words: list[str]) -> str:
+    category = category_of(rng.choice(words))
+    members = [word for word in words if category_of(word) == category]
+    if len(members) == 1:
         return rng.choice(
             (
-                f"In the alphabet, {first} comes before {second}.",
-                f"In the alphabet, {second} comes after {first}.",
-                f"A dictionary has {first} before {second}.",
+                f"The {category} among them is {members[0]}.",
+                f"The {category} among them is {members[0]}.",
+                f"The only {category} is {members[0]}.",
             )
         )
-    words = random_list(rng, 3, 4)
+    return f"The {category}s among them are {listed(members)}."
+
+
+def _category_text(rng: random.Random) -> str:
+    word = rng.choice(WORDS)
+    return f"{with_article(word).capitalize()} is {with_article(category_of(word))}."
+
+
+def _alphabet_text(rng: random.Random) -> str:
+    first, second = sorted(rng.sample(WORDS, 2))
     return rng.choice(
         (
-            f"Take the words {listed(words)}. In alphabetical order, the words are {listed(sorted(words))}.",
-            f"The clerk sorted the words {listed(words)} by the alphabet and wrote {listed(sorted(words))}.",
-            f"The list was {listed(words)}. In alphabetical order, the words are {listed(sorted(words))}.",
-            f"Somebody had the cards {listed(words)} and put them in order: {listed(sorted(words))}.",
+            f"In the alphabet, {first} comes before {second}.",
+            f"In the alphabet, {second} comes after {first}.",
+            f"A dictionary has {first} before {second}.",
         )
     )
 
 
-def _place_text(rng: random.Random) -> str:
-    words = random_list(rng)
-    opening = rng.choice(
-        ("Take the words {}.", "The list was {}.", "On the shelf stood the words {}.", "Here are the words {}.")
-    )
-    remarks = [f"The {ORDINALS[i]} word is {word}." for i, word in enumerate(words)] + [
-        f"The last word is {words[-1]}."
-    ]
-    return " ".join([opening.format(listed(words)), *rng.sample(remarks, rng.randint(1, 3))])
-
-
-def _count_text(rng: random.Random) -> str:
-    words = random_list(rng, 2, 6)
-    opening = rng.choice(
-        ("Take the words {}.", "The list was {}.", "On the card were the words {}.", "Here are the words {}.")
-    )
-    closing = rng.choice(("There are {} words.", "That makes {} words.", "There are {} words in the list."))
-    return f"{opening.format(listed(words))} {closing.format(NUMBERS[len(words)])}"
-
-
-def _odd_text(rng: random.Random) -> str:
-    if rng.random() < 0.4:
-        word = rng.choice(WORDS)
-        return f"{with_article(word).capitalize()} is {with_article(category_of(word))}."
-    words, category, odd = odd_one_list(rng)
-    return rng.choice(
-        (
-            f"Take the words {listed(words)}. The {category} among them is {odd}.",
-            f"The list was {listed(words)}. The only {category} was {odd}.",
-            f"Among the words {listed(words)}, the {category} is {odd}.",
-        )
-    )
+_OPENINGS = (
+    "Take the words {}.",
+    "The list was {}.",
+    "On the shelf stood the words {}.",
+    "Here are the words {}.",
+    "Somebody wrote: {}.",
+    "These are the words: {}.",
+)
+_REMARKS = (_again, _backwards, _backwards, _ordered, _placed, _placed, _counted, _category_remark)
