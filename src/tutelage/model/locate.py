@@ -80,8 +80,8 @@ def locate_model(
 def refuse_unsafe(folder: Path) -> None:
     """Refuse a model folder whose loading could run code.
 
-    Raises: UnsafeError for pickled weights without safetensors, for remote code (`auto_map`), and for weight indices
-    that name anything but safetensors inside the folder.
+    Raises: UnsafeError for pickled weights without safetensors, for remote code (`auto_map`, kernels from the Hub), and
+    for weight indices that name anything but safetensors inside the folder.
     """
     for file in ("config.json", "tokenizer_config.json", "generation_config.json"):
         settings = _read_json(folder / file) if (folder / file).is_file() else {}
@@ -90,6 +90,12 @@ def refuse_unsafe(folder: Path) -> None:
                 f"{folder / file} has an `auto_map`: it asks for Python code that comes with the model to be run",
                 mend="tutelage runs no code of a model; where transformers has its own class for this `model_type`, "
                 "remove the `auto_map` entry from a local copy, otherwise choose another model",
+            )
+        attention = settings.get("_attn_implementation", settings.get("attn_implementation"))
+        if isinstance(attention, str) and "/" in attention:
+            raise UnsafeError(
+                f"{folder / file} asks for the attention kernel {attention!r}, which is code fetched from the Hub",
+                mend=f"remove that entry from {folder / file}; tutelage chooses the attention itself",
             )
         _check_weight_name(folder / file, settings.get("transformers_weights"))
     is_adapter = (folder / ADAPTER_CONFIG_NAME).is_file()
