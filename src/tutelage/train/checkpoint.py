@@ -7,7 +7,6 @@ the step number stands for all of them. Frozen weights are those of the base mod
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -95,7 +94,7 @@ def read_state(folder: Path) -> RunState:
 
 def newest_whole_checkpoint(run: RunDir) -> tuple[Path | None, list[str]]:
     """Return the newest undamaged checkpoint, or None, and a line for each damaged one that was passed over."""
-    passed_over = []
+    passed_over: list[str] = []
     for step in reversed(run.checkpoint_steps()):
         folder = run.checkpoint(step)
         problems = verify_manifest(folder)
@@ -138,13 +137,9 @@ def _moments(model: torch.nn.Module, optimiser: torch.optim.Optimizer) -> dict[s
     return {
         f"{name}/{moment}": value.detach().cpu().contiguous()
         for name, parameter in _in_optimiser_order(model, optimiser)
-        for moment, value in _state_of(optimiser, parameter).items()
+        for moment, value in optimiser.state.get(parameter, {}).items()
         if moment in MOMENTS
     }
-
-
-def _state_of(optimiser: torch.optim.Optimizer, parameter: torch.nn.Parameter) -> Mapping[str, torch.Tensor]:
-    return optimiser.state.get(parameter, {})
 
 
 def _in_optimiser_order(

@@ -268,9 +268,9 @@ class _Books:
         """Count one step: what the plan says of it, and what the loss saw."""
         for index in planned.documents:
             document = self._documents[index]
-            _count(self._planned, document.source, len(document), document.supervised_tokens)
+            _count(self._planned, document.source, 1, len(document), document.supervised_tokens)
         for name, totals in by_source.items():
-            _count(self._trained, name, totals.read_tokens, totals.sums.tokens)
+            _count(self._trained, name, totals.read_documents, totals.read_tokens, totals.sums.tokens)
 
     def book(self, ledger: Ledger) -> None:
         """Enter both sides into the ledger."""
@@ -280,27 +280,25 @@ class _Books:
 
     def conservation(self) -> Check:
         """Return whether each source's tokens in the loss are those of its documents in the plan."""
-        planned = {name: counts[1:] for name, counts in self._planned.items()}
-        trained = {name: counts[1:] for name, counts in self._trained.items()}
+        sides = {"planned": self._planned, "loss": self._trained}
+        units = ("documents", "tokens", "supervised_tokens")
         return Check(
             "conservation",
             "tokens from plan to loss",
-            planned == trained,
-            "tokens and supervised tokens of the documents in the steps, and of those that the loss saw",
+            self._planned == self._trained,
+            "documents, tokens and supervised tokens of each source in the steps, and those that the loss saw",
             {
-                "planned_tokens": sum(tokens for tokens, _ in planned.values()),
-                "planned_supervised_tokens": sum(supervised for _, supervised in planned.values()),
-                "loss_tokens": sum(tokens for tokens, _ in trained.values()),
-                "loss_supervised_tokens": sum(supervised for _, supervised in trained.values()),
+                f"{side}_{unit}": sum(counts[i] for counts in by_source.values())
+                for side, by_source in sides.items()
+                for i, unit in enumerate(units)
             },
         )
 
 
-def _count(counts: dict[str, list[int]], name: str, tokens: int, supervised: int) -> None:
-    entry = counts.setdefault(name, [0, 0, 0])
-    entry[0] += 1
-    entry[1] += tokens
-    entry[2] += supervised
+def _count(counts: dict[str, list[int]], name: str, *amounts: int) -> None:
+    entry = counts.setdefault(name, [0] * len(amounts))
+    for i, amount in enumerate(amounts):
+        entry[i] += amount
 
 
 def _settle_layout(

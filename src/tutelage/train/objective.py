@@ -28,21 +28,22 @@ def step_loss(losses: TokenLosses, weight_sum: float) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class SourceTotals:
-    """What the model saw of one source: the loss sums of its supervised tokens, and all tokens that were read for them."""
+    """What the model saw of one source: the loss sums of its supervised tokens, and all that was read for them."""
 
     sums: LossSums
     read_tokens: int
+    read_documents: int
 
 
 class SourceSums:
     """Sums over the tokens of each source, kept on the model's device until they are read, once.
 
-    Rows of the table [5, N], fp64: weighted loss, weight, correct tokens, supervised tokens, all tokens.
+    Rows of the table [6, N], fp64: weighted loss, weight, correct tokens, supervised tokens, all tokens, documents.
     """
 
     def __init__(self, sources: tuple[str, ...], device: torch.device) -> None:
         self.sources = sources
-        self._table = torch.zeros(5, len(sources), dtype=torch.float64, device=device)
+        self._table = torch.zeros(6, len(sources), dtype=torch.float64, device=device)
 
     def add(self, losses: TokenLosses, batch: Batch) -> None:
         """Add the tokens of `batch`, without waiting for the device."""
@@ -51,14 +52,15 @@ class SourceSums:
         weight_S = losses.weight.double()
         rows = [losses.loss.detach().double() * weight_S, weight_S, losses.correct.double(), torch.ones_like(weight_S)]
         self._table[:4].index_add_(1, source_D[losses.document], torch.stack(rows))
-        self._table[4].index_add_(0, source_D, torch.tensor(batch.lengths, dtype=torch.float64).to(device))
+        read = torch.tensor([batch.lengths, [1] * batch.num_documents], dtype=torch.float64)
+        self._table[4:].index_add_(1, source_D, read.to(device))
 
     def over_all_ranks(self) -> dict[str, SourceTotals]:
         """Return the totals of each source over all ranks; sources without a token are left out."""
         columns = agree.sum_across_ranks(self._table.clone()).t().tolist()
         return {
-            name: SourceTotals(LossSums(loss_sum, weight_sum, round(correct), round(tokens)), round(read))
-            for name, (loss_sum, weight_sum, correct, tokens, read) in zip(self.sources, columns, strict=True)
+            name: SourceTotals(LossSums(loss_sum, weight_sum, round(correct), round(tokens)), round(read), round(documents))
+            for name, (loss_sum, weight_sum, correct, tokens, read, documents) in zip(self.sources, columns, strict=True)
             if read
         }
 

@@ -24,7 +24,7 @@ from tutelage.data.ledger import Ledger
 from tutelage.data.mixture import Mixture, MixtureSource
 from tutelage.data.reasons import Reason
 from tutelage.data.sources import read_source
-from tutelage.data.split import split_held_out
+from tutelage.data.split import is_held_out
 from tutelage.errors import ConfigError
 from tutelage.model.locate import locate_model
 
@@ -79,9 +79,9 @@ def prepare(config: Config, *, renderer: Renderer | None = None, progress: Progr
         tell("reading", number, len(config.data.train))
         name, records = _read(source, ledger, config)
         settings.append((name, source))
-        kept, away = split_held_out(records, config.data.held_out_fraction, seed=config.train.seed)
-        train += kept
-        held_out += away
+        for record in records:
+            away = is_held_out(record, config.data.held_out_fraction, seed=config.train.seed)
+            (held_out if away else train).append(record)
     for source in config.data.held_out:
         held_out += _read(source, ledger, config)[1]
     contract = _contract(renderer, [*train, *held_out])

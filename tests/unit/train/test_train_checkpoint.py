@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from sample_documents import random_documents
+from tiny import tiny_model
+
+from tutelage.config.schema import TrainConfig
+from tutelage.errors import RunDirError
+from tutelage.files.rundir import RunDir
+from tutelage.train import checkpoint
+from tutelage.train.checkpoint import RunState
+from tutelage.train.optim import build_optimiser
+from tutelage.train.stop import Improvement
+
+
+def state_at(step: int) -> RunState:
+    return RunState(step, Improvement().after(1.5, step), "config", "data")
+
+
+def trained(seed: int, family: str = "llama_tied") -> tuple[torch.nn.Module, torch.optim.Optimizer]:
+    model = tiny_model(family, seed=seed)
+    optimiser = build_optimiser(model, TrainConfig(learning_rate=0.01))
+    take_step(model, optimiser, seed)
+    return model, optimiser
+
+
+def take_step(model: torch.nn.Module, optimiser: torch.optim.Optimizer, seed: int) -> None:
+    ids = torch.from_numpy(random_documents((9,), seed=seed)[0].ids).long()[None]
+    model(input_ids=ids, labels=ids).loss.backward()
+    optimiser.step()
+    optimiser.zero_grad()
+
+
+def test_what_is_saved_comes_back_bit_for_bit_and_goes_on_the_same(tmp_path: Path) -> None:
+    model, optimiser = trained(0)
+    checkpoint.save_checkpoint(tmp_path / "c", model, optimiser, state_at(1))
+    other, other_optimiser = trained(1)
+    assert checkpoint.load_checkpoint(tmp_path / "c", other, other_optimiser) == state_at(1)
+    take_step(model, optimiser, 5)
+    take_step(other, other_optimiser, 5)
+    for (name, mine), theirs in zip(model.named_parameters(), other.parameters(), strict=True):
+        assert torch.equal(mine, theirs), name
+
+
+def test_nothing_but_safetensors_and_json_is_written(tmp_path: Path) -> None:
+    checkpoint.save_checkpoint(tmp_path / "c", *trained(0), state_at(1))
+    assert {file.suffix for file in (tmp_path / "c").iterdir()} == {".safetensors", ".json"}
+
+
+def test_a_state_without_an_evaluation_survives_json(tmp_path: Path) -> None:
+    state = RunState(1, Improvement(), "config", "data")
+    checkpoint.save_checkpoint(tmp_path / "c", *trained(0), state)
+    assert checkpoint.read_state(tmp_path / "c") == state
+
+
+def test_a_damaged_checkpoint_is_passed_over_for_an_older_whole_one(tmp_path: Path) -> None:
+    with RunDir.create(tmp_path / "run") as run:
+        for step in (2, 4):
+            checkpoint.save_checkpoint(run.checkpoint(step), *trained(0), state_at(step))
+        weights = run.checkpoint(4) / checkpoint.WEIGHTS
+        content = bytearray(weights.read_bytes())
+        content[-1] ^= 1
+        weights.write_bytes(content)
+        folder, passed_over = checkpoint.newest_whole_checkpoint(run)
+        assert folder == run.checkpoint(2)
+        assert len(passed_over) == 1 and "step-000004" in passed_over[0]
+
+
+def test_only_the_newest_are_kept(tmp_path: Path) -> None:
+    with RunDir.create(tmp_path / "run") as run:
+        for step in (1, 2, 3):
+            checkpoint.save_checkpoint(run.checkpoint(step), *trained(0), state_at(step))
+            checkpoint.keep_newest(run, 2)
+        assert run.checkpoint_steps() == [2, 3]
+
+
+def test_a_better_best_replaces_the_former_one(tmp_path: Path) -> None:
+    with RunDir.create(tmp_path / "run") as run:
+        for step in (1, 2, 2):
+            checkpoint.save_best(run, trained(0)[0], state_at(step))
+        assert [folder.name for folder in run.checkpoints.iterdir()] == ["best-step-000002"]
+
+
+def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
+    checkpoint.save_checkpoint(tmp_path / "c", *trained(0, "llama"), state_at(1))
+    with pytest.raises(RunDirError, match="other parameters"):
+        checkpoint.load_weights(tmp_path / "c", tiny_model("llama_tied"))

@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tutelage.config.schema import Schedule, TrainConfig
+from tutelage.train.optim import build_optimiser, clip_gradients, learning_rate, parameter_groups
+
+
+def rates(num_steps: int, **settings: object) -> list[float]:
+    config = TrainConfig.model_validate({"learning_rate": 1.0, **settings})
+    return [learning_rate(step, num_steps, config) for step in range(1, num_steps + 1)]
+
+
+def test_the_rate_rises_to_the_peak_and_never_starts_at_zero() -> None:
+    warm = rates(100, warmup_fraction=0.1)[:10]
+    assert warm == pytest.approx([step / 10 for step in range(1, 11)])
+
+
+@pytest.mark.parametrize("schedule", [Schedule.COSINE, Schedule.LINEAR])
+def test_the_last_step_is_at_the_final_fraction(schedule: Schedule) -> None:
+    course = rates(50, schedule=schedule, final_fraction=0.1, warmup_fraction=0.1)
+    assert course[-1] == pytest.approx(0.1)
+    assert all(later < earlier for earlier, later in zip(course[5:], course[6:], strict=False))
+
+
+def test_cosine_is_half_way_down_in_the_middle() -> None:
+    assert rates(100, schedule="cosine", warmup_fraction=0.0, final_fraction=0.2)[49] == pytest.approx(0.6)
+
+
+def test_a_constant_rate_stays() -> None:
+    assert rates(10, schedule="constant", warmup_fraction=0.0) == [1.0] * 10
+
+
+def test_a_run_of_one_step_learns() -> None:
+    assert rates(1, warmup_fraction=0.03) == [1.0]
+
+
+def test_only_matrices_decay() -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.LayerNorm(3))
+    matrices, vectors = parameter_groups(model, 0.1)
+    assert matrices["weight_decay"] == 0.1 and vectors["weight_decay"] == 0.0
+    assert [p.ndim for p in matrices["params"]] == [2]  # type: ignore[attr-defined]
+    assert [p.ndim for p in vectors["params"]] == [1, 1, 1]  # type: ignore[attr-defined]
+
+
+def test_frozen_parameters_are_left_out() -> None:
+    model = torch.nn.Linear(3, 3)
+    model.weight.requires_grad_(False)
+    (group,) = parameter_groups(model, 0.1)
+    assert group["params"] == [model.bias]
+
+
+def test_one_update_is_that_of_the_paper() -> None:
+    """AdamW with bias correction: after one step each weight moves by lr * g / (|g| + eps), less the decay."""
+    model = torch.nn.Linear(2, 1, bias=False)
+    before = model.weight.detach().clone()
+    model.weight.grad = torch.tensor([[0.5, -2.0]])
+    optimiser = build_optimiser(model, TrainConfig(learning_rate=0.01, weight_decay=0.1))
+    optimiser.step()
+    expected = before * (1 - 0.01 * 0.1) - 0.01 * torch.tensor([[1.0, -1.0]])
+    torch.testing.assert_close(model.weight.detach(), expected)
+
+
+def test_clipping_keeps_the_direction_and_reports_the_norm_before() -> None:
+    parameter = torch.nn.Parameter(torch.zeros(2))
+    parameter.grad = torch.tensor([3.0, 4.0])
+    assert clip_gradients([parameter], 1.0).item() == pytest.approx(5.0)
+    torch.testing.assert_close(parameter.grad, torch.tensor([0.6, 0.8]), rtol=1e-5, atol=0)
+
+
+def test_zero_turns_clipping_off() -> None:
+    parameter = torch.nn.Parameter(torch.zeros(2))
+    parameter.grad = torch.tensor([3.0, 4.0])
+    assert clip_gradients([parameter], 0.0).item() == pytest.approx(5.0)
+    assert parameter.grad.tolist() == [3.0, 4.0]

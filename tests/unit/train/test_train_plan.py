@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import pytest
+from sample_documents import random_documents
+
+from tutelage.chat.rendered import Rendered
+from tutelage.config.schema import Config
+from tutelage.data.mixture import Mixture, MixtureSource
+from tutelage.errors import ConfigError
+from tutelage.train.plan import RunPlan, evaluation_steps, plan_run, sample_steps
+
+LENGTHS = tuple(3 + (7 * i) % 20 for i in range(40))
+
+
+def planned(documents: list[Rendered], *, weight: float | None = None, **train: Any) -> RunPlan:
+    config = Config.model_validate({"data": {"max_tokens": 32}, "train": {"batch_tokens": 64, **train}})
+    source = MixtureSource(
+        "a",
+        len(documents),
+        np.array([len(document) for document in documents]),
+        np.array([document.supervised_tokens for document in documents]),
+        weight=weight,
+    )
+    return plan_run(documents, Mixture([source], seed=config.train.seed), config)
+
+
+def times_seen(plan: RunPlan) -> Counter[int]:
+    return Counter(index for step in plan.steps for index in step.documents)
+
+
+@pytest.mark.parametrize("epochs", [1, 3])
+def test_every_document_is_seen_once_an_epoch(epochs: int) -> None:
+    assert times_seen(planned(random_documents(LENGTHS), epochs=epochs)) == dict.fromkeys(range(40), epochs)
+
+
+def test_half_an_epoch_is_half_of_the_documents() -> None:
+    seen = times_seen(planned(random_documents(LENGTHS), epochs=1.5))
+    assert sorted(Counter(seen.values()).items()) == [(1, 20), (2, 20)]
+
+
+def test_a_limit_of_steps_is_met_exactly_below_and_beyond_the_epochs() -> None:
+    documents = random_documents(LENGTHS)
+    of_one_epoch = planned(documents).num_steps
+    assert planned(documents, max_steps=2).num_steps == 2
+    longer = planned(documents, max_steps=of_one_epoch + 3)
+    assert longer.num_steps == of_one_epoch + 3 and longer.epochs[-1] == 1
+
+
+def test_the_weight_of_a_step_is_that_of_its_documents() -> None:
+    documents = random_documents(LENGTHS)
+    for step in planned(documents).steps:
+        assert step.weight_sum == pytest.approx(sum(documents[i].weights[1:].sum() for i in step.documents))
+
+
+def test_the_order_depends_on_the_seed_and_differs_between_epochs() -> None:
+    documents = random_documents(LENGTHS)
+    assert planned(documents, epochs=2).steps == planned(documents, epochs=2).steps
+    assert planned(documents).steps != planned(documents, seed=1).steps
+    twice = planned(documents, epochs=2)
+    first, second = ([s.packs for s, e in zip(twice.steps, twice.epochs, strict=True) if e == epoch] for epoch in (0, 1))
+    assert first != second
+
+
+def test_the_fingerprint_sees_tokens_weights_and_order() -> None:
+    documents, others = random_documents(LENGTHS), random_documents(LENGTHS, seed=1)
+    plan = planned(documents)
+    assert plan.fingerprint(documents) == planned(documents).fingerprint(documents)
+    assert plan.fingerprint(documents) != plan.fingerprint(others)
+    assert plan.fingerprint(documents) != planned(documents, seed=1).fingerprint(documents)
+
+
+def test_nothing_to_train_on_is_an_error() -> None:
+    with pytest.raises(ConfigError, match="no document is left"):
+        planned([])
+
+
+def test_evaluation_is_ten_times_in_between_and_at_the_end() -> None:
+    assert len(evaluation_steps(110, None)) == 11 and 110 in evaluation_steps(110, None)
+    assert evaluation_steps(3, None) == {1, 2, 3}
+    assert evaluation_steps(10, 4) == {4, 8, 10}
+
+
+def test_samples_are_written_at_thirds() -> None:
+    assert sample_steps(9) == {3, 6, 9}
+    assert sample_steps(1) == {1}

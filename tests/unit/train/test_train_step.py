@@ -1,0 +1,149 @@
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from sample_documents import document, random_documents
+from tiny import tiny_model
+
+from tutelage.chat.rendered import Rendered
+from tutelage.config.schema import Layout, Precision, TrainConfig
+from tutelage.errors import TrainingError
+from tutelage.model.attention import NAME, register_attention
+from tutelage.pack.plan import PlanOptions, Step, plan_epoch
+from tutelage.train.optim import build_optimiser
+from tutelage.train.plan import loss_weights
+from tutelage.train.step import StepSettings, accumulate_gradients, train_step
+
+register_attention()
+SETTINGS = StepSettings(
+    layout=Layout.PACKED,
+    micro_tokens=64,
+    seed=0,
+    precision=Precision.FP32,
+    device=torch.device("cpu"),
+    largest_grad_norm=1.0,
+    neftune_alpha=0.0,
+    sources=("source-0", "source-1", "source"),
+)
+LENGTHS = (5, 17, 3, 9, 31, 2, 12, 8, 24, 7, 19, 4)
+
+
+def model_of(family: str = "llama", dtype: torch.dtype = torch.float64, **changes: object) -> torch.nn.Module:
+    model = tiny_model(family, dtype=dtype, **changes)
+    model.set_attn_implementation(NAME)
+    return model.train()
+
+
+def plan_of(documents: list[Rendered], **options: int) -> list[Step]:
+    settings = PlanOptions(**{"pack_tokens": 64, "batch_tokens": 256, **options})
+    lengths = [len(one) for one in documents]
+    return plan_epoch(np.arange(len(documents)), lengths, loss_weights(documents), settings, epoch=0)
+
+
+def gradients(model: torch.nn.Module, step: Step, documents: list[Rendered], settings: StepSettings) -> torch.Tensor:
+    model.zero_grad()
+    accumulate_gradients(model, step, documents, settings, step=1)
+    return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+
+
+@pytest.mark.parametrize("family", ["llama_tied", "gpt2"])
+def test_layout_and_accumulation_do_not_change_the_gradient(family: str) -> None:
+    documents = random_documents(LENGTHS)
+    model = model_of(family, **({"resid_pdrop": 0, "embd_pdrop": 0, "attn_pdrop": 0} if family == "gpt2" else {}))
+    whole = plan_of(documents, pack_tokens=256)[0]
+    small_packs = plan_of(documents, pack_tokens=256, micro_tokens=32)[0]
+    assert sorted(whole.documents) == sorted(small_packs.documents) and len(small_packs.packs) > len(whole.packs)
+    expected = gradients(model, whole, documents, SETTINGS)
+    for step, layout in [(small_packs, Layout.PACKED), (whole, Layout.PADDED), (whole, Layout.SINGLE)]:
+        found = gradients(model, step, documents, replace(SETTINGS, layout=layout))
+        assert (found - expected).norm() / expected.norm() < 1e-10
+
+
+def test_the_loss_is_the_weighted_mean_over_the_whole_step() -> None:
+    documents = random_documents(LENGTHS[:6])
+    model = model_of()
+    step = plan_of(documents)[0]
+    expected, weight = 0.0, 0.0
+    for one in documents:
+        ids = torch.from_numpy(one.ids).long()[None]
+        with torch.no_grad():
+            log_p = model(input_ids=ids).logits[0].log_softmax(dim=-1)
+        for position in range(1, len(one)):
+            expected -= float(one.weights[position]) * log_p[position - 1, ids[0, position]].item()
+            weight += float(one.weights[position])
+    result = train_step(model, build_optimiser(model, TrainConfig()), step, documents, SETTINGS, step=1)
+    assert result.loss == pytest.approx(expected / weight, rel=1e-9)
+    assert result.weight_sum == step.weight_sum == pytest.approx(weight)
+
+
+def test_sums_of_sources_add_up_to_the_step() -> None:
+    documents = random_documents(LENGTHS)
+    model = model_of()
+    step = plan_of(documents)[0]
+    result = train_step(model, build_optimiser(model, TrainConfig()), step, documents, SETTINGS, step=1)
+    assert set(result.by_source) == {"source-0", "source-1"}
+    for name, totals in result.by_source.items():
+        own = [documents[i] for i in step.documents if documents[i].source == name]
+        assert totals.sums.tokens == sum(one.supervised_tokens for one in own)
+        assert totals.sums.weight_sum == pytest.approx(sum(one.weights[1:].sum() for one in own))
+        assert (totals.read_tokens, totals.read_documents) == (sum(map(len, own)), len(own))
+
+
+def test_a_step_of_documents_without_trained_tokens_in_a_pack_is_finite() -> None:
+    silent = document([5, 6, 7], [0.0, 0.0, 0.0])
+    documents = [silent, *random_documents(LENGTHS[:3])]
+    model = model_of()
+    result = train_step(
+        model, build_optimiser(model, TrainConfig()), plan_of(documents)[0], documents, SETTINGS, step=1
+    )
+    assert math.isfinite(result.loss)
+
+
+def test_a_pack_of_nothing_but_silent_documents_adds_nothing() -> None:
+    documents = [document([5, 6, 7], [0.0] * 3), document([8, 9, 10, 11], [0.0, 1.0, 1.0, 1.0])]
+    model = model_of()
+    together = Step(packs=((0,), (1,)), num_tokens=7, weight_sum=3.0)
+    alone = Step(packs=((1,),), num_tokens=4, weight_sum=3.0)
+    torch.testing.assert_close(
+        gradients(model, together, documents, SETTINGS), gradients(model, alone, documents, SETTINGS), rtol=0, atol=0
+    )
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_the_weights() -> None:
+    documents = random_documents(LENGTHS[:3])
+    model = model_of(dtype=torch.float32)
+    with torch.no_grad():
+        next(model.parameters())[int(documents[0].ids[0])] = float("inf")
+    before = [p.clone() for p in model.parameters()]
+    with pytest.raises(TrainingError, match=r"step 7 .*document-0-0"):
+        train_step(model, build_optimiser(model, TrainConfig()), plan_of(documents)[0], documents, SETTINGS, step=7)
+    assert all(torch.equal(old, new) for old, new in zip(before, model.parameters(), strict=True))
+
+
+def test_dropout_depends_on_seed_step_and_pack_alone() -> None:
+    documents = random_documents(LENGTHS[:8])
+    model = model_of("gpt2", resid_pdrop=0.2, embd_pdrop=0.2, attn_pdrop=0.0)
+    step = plan_of(documents)[0]
+
+    def at(number: int, seed: int = 0) -> torch.Tensor:
+        torch.rand(number + seed)  # whatever else draws numbers must not matter
+        model.zero_grad()
+        accumulate_gradients(model, step, documents, replace(SETTINGS, seed=seed), step=number)
+        return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+
+    assert torch.equal(at(3), at(3))
+    assert not torch.equal(at(3), at(4))
+    assert not torch.equal(at(3), at(3, seed=1))
+
+
+def test_gradient_checkpointing_changes_nothing() -> None:
+    documents = random_documents(LENGTHS[:8])
+    model = model_of()
+    step = plan_of(documents)[0]
+    expected = gradients(model, step, documents, SETTINGS)
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})  # type: ignore[operator]
+    torch.testing.assert_close(gradients(model, step, documents, SETTINGS), expected, rtol=1e-12, atol=1e-14)

@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from tutelage.config.schema import EarlyStopping
+from tutelage.train.stop import RESUME_EXIT_CODE, Improvement, stop_on_signals
+
+
+def after_all(losses: list[float], min_improvement: float = 0.0) -> Improvement:
+    state = Improvement()
+    for step, loss in enumerate(losses, start=1):
+        state = state.after(loss, step, min_improvement)
+    return state
+
+
+def test_the_best_is_the_lowest_loss() -> None:
+    assert after_all([3.0, 2.0, 2.5, 2.2]) == Improvement(best_loss=2.0, best_step=2, evaluations_since=2)
+
+
+def test_patience_counts_evaluations_without_improvement() -> None:
+    rule = EarlyStopping(patience=2)
+    assert not after_all([3.0, 2.0, 2.5]).exhausted(rule)
+    assert after_all([3.0, 2.0, 2.5, 2.2]).exhausted(rule)
+    assert not after_all([3.0, 2.0, 2.5, 1.9]).exhausted(rule)
+    assert not after_all([3.0, 9.0, 9.0, 9.0]).exhausted(None)
+
+
+def test_a_fall_too_small_to_count_is_none() -> None:
+    assert after_all([2.0, 1.95], min_improvement=0.1) == Improvement(2.0, 1, 1)
+
+
+def test_a_loss_that_is_not_a_number_is_never_the_best() -> None:
+    assert after_all([2.0, float("nan")]).best_step == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_first_signal_sets_the_flag_and_the_handler_goes_away(number: signal.Signals) -> None:
+    before = signal.getsignal(number)
+    with stop_on_signals() as stop:
+        assert not stop
+        os.kill(os.getpid(), number)
+        assert stop and stop.signal_name == number.name
+    assert signal.getsignal(number) is before
+
+
+def test_the_second_signal_leaves_at_once() -> None:
+    program = (
+        "import os, signal\n"
+        "from tutelage.train.stop import stop_on_signals\n"
+        "with stop_on_signals():\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    print('still here')\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert (ended.returncode, ended.stdout) == (RESUME_EXIT_CODE, "")
