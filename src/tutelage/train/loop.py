@@ -246,7 +246,7 @@ def _train(
         save_model(
             model,
             prepared.tokenizer,
-            prepared.renderer.template,
+            prepared.renderer.template if prepared.contract is not None else None,
             run.final,
             stop_ids=prepared.renderer.stop_ids,
         )

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
-from tutelage.chat.contract import ContractReport, check_contract
-from tutelage.chat.fit import fit
 from tutelage.chat.render import Renderer, RenderFailure, RenderOptions
 from tutelage.chat.rendered import Rendered
+from tutelage.chat.template import named_template
 from tutelage.chat.tokenizer import ChatTokenizer, load_tokenizer
 from tutelage.config.schema import Config, SourceConfig
 from tutelage.data.conversation import Conversation, Document, PreferencePair
@@ -27,6 +26,9 @@ from tutelage.data.sources import read_source
 from tutelage.data.split import is_held_out
 from tutelage.errors import ConfigError
 from tutelage.model.locate import locate_model
+
+if TYPE_CHECKING:
+    from tutelage.chat.contract import ContractReport
 
 CONTRACT_CONVERSATIONS = 64
 PROGRESS_RECORDS = 256
@@ -111,7 +113,12 @@ def build_renderer(config: Config) -> Renderer:
     """Return the renderer of the configured tokenizer, template and loss options."""
     source = locate_model(config.model.path, revision=config.model.revision, weights=False)
     tokenizer = load_tokenizer(source.folder)
-    return Renderer(tokenizer, None, RenderOptions.from_config(config.data))
+    template = None
+    if config.model.template is not None:
+        template = named_template(config.model.template)
+    elif tokenizer.chat_template is None:
+        template = named_template("plain")
+    return Renderer(tokenizer, template, RenderOptions.from_config(config.data))
 
 
 def _read(source: SourceConfig, ledger: Ledger, config: Config) -> tuple[str, list[Trainable]]:
@@ -132,6 +139,8 @@ def _contract(renderer: Renderer, records: Sequence[Trainable]) -> ContractRepor
     conversations = [record for record in records if isinstance(record, Conversation)]
     if not conversations:
         return None
+    from tutelage.chat.contract import check_contract
+
     report = check_contract(renderer, conversations[:CONTRACT_CONVERSATIONS])
     report.raise_if_broken()
     return report
@@ -160,7 +169,11 @@ def _render(
         if isinstance(result, RenderFailure):
             ledger.drop(record, result.cause, str(result.error))
             continue
-        fitted = fit(record, result, config.data.max_tokens, config.data.too_long, renderer, ledger)
+        fitted = result
+        if max(map(len, result)) > config.data.max_tokens:
+            from tutelage.chat.fit import fit
+
+            fitted = fit(record, result, config.data.max_tokens, config.data.too_long, renderer, ledger)
         kept = [document for document in fitted if document.supervised_tokens]
         if fitted and not kept:
             ledger.drop(record, Reason.NOTHING_TO_TRAIN, "no token of it carries loss")
