@@ -245,6 +245,15 @@ def test_good_rows_with_unusual_characters_are_kept_as_they_are(tmp_path: Path) 
     assert kept == [*texts, "😀"]
 
 
+def test_what_is_just_within_the_limits_is_kept(tmp_path: Path) -> None:
+    deep = GOOD_LINES[0][:-1] + b', "x": ' + b"[" * 63 + b"]" * 63 + b"}"
+    number = GOOD_LINES[1][:-1] + b', "x": ' + b"9" * 400 + b"}"
+    long = GOOD_LINES[2] + b" " * (MAX_LINE_BYTES - len(GOOD_LINES[2]))
+    file = tmp_path / "rows.jsonl"
+    file.write_bytes(b"\n".join([deep, number, long]))
+    assert read(file, max_bad_fraction=0.0)[0] == ["q0", "q1", "q2"]
+
+
 def test_blank_lines_and_both_line_ends_are_no_rows(tmp_path: Path) -> None:
     file = tmp_path / "rows.jsonl"
     file.write_bytes(b"\n" + GOOD_LINES[0] + b"\r\n\r\n  \n" + GOOD_LINES[1] + b"\n\n" + GOOD_LINES[2])
