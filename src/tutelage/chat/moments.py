@@ -12,6 +12,7 @@ from __future__ import annotations
 from functools import cached_property
 
 from tutelage.chat.dialect import Dialect
+from tutelage.chat.kept import require_kept
 from tutelage.chat.template import TracedRender, template_messages
 from tutelage.chat.turns import StopFinder, Turn, find_turn
 from tutelage.data.conversation import Conversation, Json, Role
@@ -21,10 +22,11 @@ from tutelage.errors import TemplateError
 class Moments:
     """The renderings of one conversation at its successive moments. `renderings` counts the template's runs."""
 
-    def __init__(self, record: Conversation, dialect: Dialect, stops: StopFinder) -> None:
+    def __init__(self, record: Conversation, dialect: Dialect, stops: StopFinder, where: str) -> None:
         self._record = record
         self._dialect = dialect
         self._stops = stops
+        self._where = where
         self._prompt_tails: dict[Role, str] = {}
         self.renderings = 0
 
@@ -35,10 +37,9 @@ class Moments:
     def render(self, count: int) -> TracedRender:
         """Return the traced rendering of the first `count` messages."""
         self.renderings += 1
-        dialect = self._dialect
-        return dialect.template.trace(
-            self._record.messages[:count], self._record.tools, form=dialect.form, variables=dialect.variables
-        )
+        dialect, messages = self._dialect, self._record.messages[:count]
+        render = dialect.template.trace(messages, self._record.tools, form=dialect.form, variables=dialect.variables)
+        return require_kept(render, messages, self._where)
 
     def text(self, count: int, *, add_generation_prompt: bool = False) -> str:
         """Return the rendered text of the first `count` messages."""

@@ -25,9 +25,15 @@ from tutelage.chat.tokenizer import ChatTokenizer, Encoded
 from tutelage.chat.turns import StopFinder, Turn
 from tutelage.config.schema import ControlStrings, DataConfig, TrainOn
 from tutelage.data.conversation import Conversation, Document, Json, Message, Role
+from tutelage.data.reasons import Reason
 from tutelage.errors import DataError, TemplateError, TutelageError
 
+REFUSED_BY_TEMPLATE = "refused by the chat template"
 _BATCH_RECORDS = 512
+
+
+class ControlStringError(DataError):
+    """Control strings in message text, where `data.control_strings` is `refuse`."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +59,7 @@ class RenderOptions:
 
 @dataclass(frozen=True)
 class RenderFailure:
-    """A record that cannot be rendered: one of the named causes, and the error that says where and why."""
+    """A record that cannot be rendered: the reason for the ledger, and the error that says where and why."""
 
     record: Conversation | Document
     cause: str
@@ -62,18 +68,20 @@ class RenderFailure:
 
 @dataclass(frozen=True)
 class Draft:
-    """One document before tokenisation: `turns` are to be trained in it."""
+    """One document before tokenisation: the first `count` messages of a record; `turns` are to be trained in it."""
 
     record: Conversation | Document
     render: TracedRender
     turns: tuple[Turn, ...]
+    count: int
     stage: int = 0
 
 
 class Renderer:
     """Renders records for one tokenizer, template and set of options.
 
-    `template` None takes the tokenizer's own. Raises: TemplateError when it has none.
+    `template` None takes the tokenizer's own. A tokenizer without one renders plain documents only.
+    `variables` reach the template beside the messages, as keyword arguments of `apply_chat_template` do.
     """
 
     def __init__(
@@ -86,17 +94,34 @@ class Renderer:
     ) -> None:
         self.tokenizer = tokenizer
         self.options = options
+        self.variables = {**tokenizer.special_variables, **(variables or {})}
         self.template = template or _own_template(tokenizer, tools=False)
-        is_same = template is not None or tokenizer.template_for(tools=True) == self.template.source
-        self._tool_template = self.template if is_same else _own_template(tokenizer, tools=True)
-        variables = {**tokenizer.special_variables, **(variables or {})}
+        self._given = template is not None
         self._stops = StopFinder(tokenizer)
-        self._dialect = learn_dialect(self.template, variables)
-        self._tool_dialect = self._dialect if is_same else learn_dialect(self._tool_template, variables)
 
-    def dialect_for(self, tools: Sequence[Mapping[str, Json]]) -> Dialect:
-        """Return the template for conversations with these tools on offer, and how to use it."""
+    def dialect_for(self, tools: Sequence[Mapping[str, Json]] = ()) -> Dialect:
+        """Return the template for conversations with these tools on offer, and how to use it.
+
+        Raises: TemplateError when there is no template.
+        """
         return self._tool_dialect if tools else self._dialect
+
+    @cached_property
+    def _dialect(self) -> Dialect:
+        if self.template is None:
+            raise TemplateError(
+                "the model has no chat template", mend=f"set model.template to one of {', '.join(NAMED_TEMPLATES)}"
+            )
+        return learn_dialect(self.template, self.variables)
+
+    @cached_property
+    def _tool_dialect(self) -> Dialect:
+        own = None if self._given else _own_template(self.tokenizer, tools=True)
+        return (
+            self._dialect
+            if own is None or own.source == self._dialect.template.source
+            else learn_dialect(own, self.variables)
+        )
 
     def render(self, record: Conversation | Document) -> list[Rendered]:
         """Return the documents of one record: one, or several where the template rewrites history.
@@ -134,9 +159,9 @@ class Renderer:
     def drafts(self, record: Conversation | Document) -> list[Draft]:
         """Return the documents of a record as traced text, with the turns to train in each."""
         if isinstance(record, Document):
-            return [Draft(record, plain_render(record.text), ())]
+            return [Draft(record, plain_render(record.text), (), 0)]
         messages = record.messages
-        moments = Moments(record, self.dialect_for(record.tools), self._stops)
+        moments = Moments(record, self.dialect_for(record.tools), self._stops, _where(record))
         left, count, drafts = self.trained_messages(record), len(messages), []
         while left or not drafts:
             render = moments.render(count)
@@ -146,7 +171,7 @@ class Renderer:
                 count = left[-1] + 1  # the text has to be that of a turn's own moment
                 continue
             stage = 0 if len(stable) == len(left) and not drafts else _assistant_number(messages, left[-1])
-            drafts.append(Draft(record, render, tuple(stable), stage))
+            drafts.append(Draft(record, render, tuple(stable), count, stage))
             left = [message for message in left if message not in {turn.message for turn in stable}]
             count = left[-1] + 1 if left else count
         return drafts[::-1]
@@ -200,7 +225,9 @@ class Renderer:
         typed = typed_controls(self.tokenizer, render.text, encoded, guards)
         if typed and self.options.control_strings is ControlStrings.REFUSE:
             texts = ", ".join(sorted({repr(control.text) for control in typed.values()}))
-            raise DataError(f"control strings in message text: {texts}", mend="set data.control_strings=text")
+            raise ControlStringError(
+                f"{_where(record)}: control strings in message text: {texts}", mend="set data.control_strings=text"
+            )
         return encode_guarded(self.tokenizer, render.text, encoded, guards, typed)
 
     def _finish(self, draft: Draft, encoded: Encoded) -> Rendered:
@@ -215,7 +242,7 @@ class Renderer:
             weights=labels.weights,
             message=labels.message,
             part=labels.part,
-            roles=tuple(message.role.value for message in messages),
+            roles=tuple(message.role.value for message in messages[: draft.count]),
             record_id=draft.record.id,
             source=draft.record.source,
             where=_where(draft.record),
@@ -245,13 +272,9 @@ class Renderer:
         )
 
 
-def _own_template(tokenizer: ChatTokenizer, *, tools: bool) -> Template:
+def _own_template(tokenizer: ChatTokenizer, *, tools: bool) -> Template | None:
     source = tokenizer.template_for(tools=tools)
-    if source is None:
-        raise TemplateError(
-            "the model has no chat template", mend=f"set model.template to one of {', '.join(NAMED_TEMPLATES)}"
-        )
-    return Template(source, name="the model's chat template")
+    return None if source is None else Template(source, name="the model's chat template")
 
 
 def _assistant_number(messages: Sequence[Message], last: int) -> int:
@@ -264,4 +287,4 @@ def _where(record: Conversation | Document) -> str:
 
 
 def _cause(error: TutelageError) -> str:
-    return "template" if isinstance(error, TemplateError) else "control_strings"
+    return Reason.CONTROL_STRING if isinstance(error, ControlStringError) else REFUSED_BY_TEMPLATE

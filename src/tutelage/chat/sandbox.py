@@ -363,10 +363,30 @@ class _Instrument(NodeTransformer):
         before, behind = (nodes.Output([_filter(name, nodes.ContextReference())]) for name in ("_loop", "_leave"))
         return [before, node, behind]
 
+    def visit_Assign(self, node: nodes.Assign) -> list[nodes.Node]:  # noqa: N802
+        """A loop over numbers enters a message where it takes it from the list: `{% set message = messages[i] %}`."""
+        self.generic_visit(node)
+        taken = isinstance(node.node, nodes.Getitem) and isinstance(node.node.arg, nodes.Name | nodes.Getattr)
+        if not taken or not isinstance(node.target, nodes.Name):
+            return [node]
+        return [node, nodes.Output([_filter("_enter", nodes.Name(node.target.name, "load"))])]
+
+    def visit_Output(self, node: nodes.Output) -> nodes.Node:  # noqa: N802
+        """Without escaping, `{{ text | safe }}` writes `text`, but would lose its spans on the way."""
+        self.generic_visit(node)
+        node.nodes = [_without_safe(item) for item in node.nodes]
+        return node
+
     def visit_Concat(self, node: nodes.Concat) -> nodes.Node:  # noqa: N802
         """`a ~ b` becomes a filter on the list of its operands."""
         self.generic_visit(node)
         return _filter("_concat", nodes.List(node.nodes))
+
+
+def _without_safe(node: nodes.Expr) -> nodes.Expr:
+    while isinstance(node, nodes.Filter) and node.name == "safe" and node.node is not None:
+        node = node.node
+    return node
 
 
 def _filter(name: str, argument: nodes.Expr) -> nodes.Filter:

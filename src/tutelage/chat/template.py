@@ -14,7 +14,8 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
-from typing import Any, SupportsIndex, TypeAlias
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, SupportsIndex, TypeAlias
 
 import jinja2
 from jinja2 import meta, nodes
@@ -31,11 +32,15 @@ from tutelage.chat.sandbox import (
     SourcedList,
 )
 from tutelage.chat.trace import Field, Mark, MarkKind, Source
-from tutelage.data.conversation import Json, Message, ToolCall
+from tutelage.data.conversation import Json, Message, Role, ToolCall
 from tutelage.errors import ConfigError, TemplateError
+
+if TYPE_CHECKING:
+    from tutelage.chat.tokenizer import ChatTokenizer
 
 NAMED_TEMPLATES = ("chatml", "llama3", "plain")
 _Label: TypeAlias = Callable[[Any, Source], Any]
+_CONTROL_STRING = re.compile(r"<\|[^<>|\s]+\|>|<｜[^<>｜]+｜>")
 _END = 1 << 30  # "the template knows where the conversation ends"
 
 # What a template can raise while it runs on data; anything else is a bug of ours and passes through.
@@ -209,6 +214,35 @@ def named_template(name: str) -> Template:
         raise ConfigError(f"there is no chat template named {name!r}", mend=f"use one of {', '.join(NAMED_TEMPLATES)}")
     source = resources.files("tutelage.chat").joinpath(f"templates/{name}.jinja").read_text(encoding="utf-8")
     return Template(source, name=name)
+
+
+def load_template(name: str | Path) -> Template:
+    """Return the template called `name`, or the one in the .jinja file of that path.
+
+    Raises: ConfigError when there is neither.
+    """
+    path = Path(name)
+    if str(name) in NAMED_TEMPLATES or not path.is_file():
+        return named_template(str(name))
+    return Template(path.read_text(encoding="utf-8"), name=str(path))
+
+
+def special_tokens_needed(template: Template, tokenizer: ChatTokenizer) -> tuple[str, ...]:
+    """Return the control strings that `template` writes and `tokenizer` does not know as single tokens, in order.
+
+    Control strings are those in the usual brackets, as in `<|user|>`, found in what the template writes of its own
+    around a small conversation.
+    """
+    words = [*template.literals]
+    for role in Role:
+        message = Message(role, "text", tool_call_id="call00001" if role is Role.TOOL else None)
+        try:
+            render = template.trace([Message(Role.USER, "text"), message], variables=tokenizer.special_variables)
+        except TemplateError:
+            continue
+        words.append(render.text)
+    found = dict.fromkeys(match for text in words for match in _CONTROL_STRING.findall(text))
+    return tuple(text for text in found if text not in tokenizer.control_ids)
 
 
 def template_messages(messages: Sequence[Message], form: MessageForm = MessageForm()) -> list[dict[str, Json]]:

@@ -7,6 +7,7 @@ that end generation.
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -57,6 +58,12 @@ class ChatTokenizer:
             )
         self.hf = hf
         self._extra_eos_ids = tuple(extra_eos_ids)
+
+    def with_special_tokens(self, tokens: Sequence[str]) -> ChatTokenizer:
+        """Return a tokenizer that reads each of `tokens` as one special token; this one stays as it is."""
+        hf = copy.deepcopy(self.hf)
+        hf.add_special_tokens({"additional_special_tokens": list(tokens)}, replace_extra_special_tokens=False)
+        return ChatTokenizer(hf, extra_eos_ids=self._extra_eos_ids)
 
     @property
     def vocab_size(self) -> int:

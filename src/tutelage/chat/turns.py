@@ -42,11 +42,14 @@ class StopFinder:
         self._special = {token.text for token in tokens if token.special}
         self._pattern = tokenizer.control_pattern
 
-    def find(self, render: TracedRender, message: int, last_said: int, region_end: int) -> tuple[int, int, int] | None:
+    def find(
+        self, render: TracedRender, last_said: int, region_end: int, *, exact: bool
+    ) -> tuple[int, int, int] | None:
         """Return (start, end, id) of the token that ends the turn of `message`, or None.
 
         Behind the last character that came from the message, and within what the template wrote for it, the first
         token at which generation is known to stop counts; without one the last special token; else the last added one.
+        Where the end of what was written for the message is not known (not `exact`), the first one counts throughout.
         If the template wrote none, the header of the next message may be what stops the turn: then it is the control
         token that stands directly behind it.
         """
@@ -54,7 +57,7 @@ class StopFinder:
         for known in (self._eos, self._special, self._ids.keys()):
             matches = [match for match in found if match.group() in known]
             if matches:
-                match = matches[0] if known is self._eos else matches[-1]
+                match = matches[-1] if exact and known is not self._eos else matches[0]
                 return match.start(), match.end(), self._ids[match.group()]
         behind = self._pattern.match(render.text, region_end)
         if behind and behind.group() in self._special and not _said_at(render, behind.start()):
@@ -79,11 +82,12 @@ def find_turn(render: TracedRender, message: int, prompt: str | None, dialect: D
     `prompt`: what the template renders of the messages before it, generation prompt included; None if it cannot.
     """
     said = render.sources_of(message)
-    region = render.region_of(message) or _region_by_sources(render, message)
+    exact = render.region_of(message)
+    region = exact or _region_by_sources(render, message)
     first_said = said[0].start if said else region[0]
     last_said = said[-1].end if said else region[1]
     start, matches = _start(render.text, region[0], first_said, prompt, dialect, stops)
-    found = stops.find(render, message, max(last_said, start), region[1])
+    found = stops.find(render, max(last_said, start), region[1], exact=exact is not None)
     if found is None:
         end = max(last_said, start, start + len(render.text[start : region[1]].rstrip()))
         return Turn(message, start, end, end, None, matches)
