@@ -102,7 +102,7 @@ class MergeReport:
 
     @property
     def lost(self) -> float:
-        """Error as a part of the adapter's effect (mean divergence); near 1 the rounding has undone the training."""
+        """Error as a part of the adapter's effect (mean divergence); near 1 the rounding hides the training."""
         return self.error.mean_kl / self.effect.mean_kl if self.effect.mean_kl > _ARITHMETIC_KL else 0.0
 
 
@@ -211,8 +211,8 @@ def _require_faithful(located: ModelFolder, report: MergeReport) -> None:
         )
     if report.lost > 0.5:
         raise ModelError(
-            f"rounding to {report.dtype_name} undoes {report.lost:.0%} of what the adapter {located.folder} does; "
-            "nothing was written",
+            f"rounding to {report.dtype_name} changes the model {report.lost:.1f} times as much as the adapter "
+            f"{located.folder} does; nothing was written",
             mend="merge with --dtype fp32",
         )
 
