@@ -1,10 +1,22 @@
-"""What `show` and `check` share: a data file or a configuration, and the model that renders it."""
+"""What `show` and `check` share: a data file or a configuration, the model that renders it, and the examples in it."""
 
 from __future__ import annotations
 
-from typing import Annotated
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from tutelage.chat.render import Renderer, RenderFailure
+    from tutelage.chat.rendered import Rendered
+    from tutelage.config.load import Resolved
+    from tutelage.config.schema import Config
+    from tutelage.data.conversation import Conversation, Document
+    from tutelage.data.ledger import Ledger
 
 DataPath = Annotated[
     str,
@@ -13,7 +25,9 @@ DataPath = Annotated[
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="KEY=VALUE", help="Values of the configuration, such as data.max_tokens=4096.", show_default=False
+        metavar="KEY=VALUE",
+        help="Values of the configuration, such as data.max_tokens=4096.",
+        show_default=False,
     ),
 ]
 ModelPath = Annotated[
@@ -22,7 +36,7 @@ ModelPath = Annotated[
         "--model",
         "-m",
         metavar="M",
-        help="Model folder or Hub name, `lab`, or tokenizer files alone.",
+        help="Model folder or Hub name, `lab`, or a folder with tokenizer files alone.",
         show_default=False,
     ),
 ]
@@ -38,3 +52,49 @@ TemplateName = Annotated[
     str | None,
     typer.Option(metavar="T", help="Chat template: chatml, llama3, plain, or a .jinja file.", show_default=False),
 ]
+
+
+@dataclass(frozen=True, eq=False)
+class Example:
+    """One row: the documents it renders to, or why it cannot be rendered."""
+
+    row: int
+    record: Conversation | Document
+    result: list[Rendered] | RenderFailure
+
+
+def resolve_examples(
+    data: str, words: Sequence[str] | None, *, model: str | None, kind: str | None, template: str | None
+) -> Resolved:
+    """Return the configuration of DATA, which is a configuration itself or a data file; options go over it."""
+    from tutelage.config.load import load_config
+
+    is_config = data.endswith((".yaml", ".yml"))
+    chosen = [] if is_config else [("data.train.0.path", data)]
+    chosen += [("data.train.0.kind", kind)] if kind else []
+    chosen += [("model.path", model)] if model else []
+    chosen += [("model.template", template)] if template else []
+    # JSON text is a YAML value, whatever signs a path contains.
+    overrides = [f"{key}={json.dumps(value)}" for key, value in chosen]
+    return load_config(Path(data) if is_config else None, [*overrides, *(words or [])])
+
+
+def read_examples(config: Config, renderer: Renderer, ledger: Ledger, *, row: int | None = None) -> Iterator[Example]:
+    """Yield every training row that can be read, rendered; with `row`, those with this number in their file.
+
+    Faulty rows are booked in the ledger and passed over. Raises: DataError when `row` does not exist or is faulty.
+    """
+    from tutelage.data.conversation import PreferencePair
+    from tutelage.data.sources import read_source
+
+    for source in config.data.train:
+        records = read_source(source, ledger, max_bad_fraction=1.0)
+        trainable = [record for record in records if not isinstance(record, PreferencePair)]
+        chosen = [record for record in trainable if row is None or (record.origin and record.origin.row == row)]
+        for record, result in zip(chosen, renderer.render_many(chosen), strict=True):
+            yield Example(record.origin.row if record.origin else 0, record, result)
+
+
+def count(number: int, word: str) -> str:
+    """Return a number with its word, such as `1 row` or `2,000 rows`."""
+    return f"{number:,} {word}" if number == 1 else f"{number:,} {word}s"
