@@ -5,14 +5,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
+from tutelage.chat.pieces import Pieces
 from tutelage.chat.rendered import Part, Rendered
-from tutelage.chat.tokenizer import ChatTokenizer
 from tutelage.config.schema import Config, Precision
 from tutelage.train.plan import RunPlan
 from tutelage.train.prepare import Prepared
@@ -83,7 +82,7 @@ def estimate_memory(
 
 def picture_masks(prepared: Prepared) -> dict[str, Any]:
     """Return the content of `masks.json`: the first documents, the longest and the least supervised, token by token."""
-    documents = prepared.documents
+    documents, pieces = prepared.documents, Pieces(prepared.tokenizer)
     chosen: dict[int, str] = {}
     by_length = sorted(range(len(documents)), key=lambda i: -len(documents[i]))
     by_share = sorted(range(len(documents)), key=lambda i: documents[i].supervised_tokens / len(documents[i]))
@@ -92,14 +91,12 @@ def picture_masks(prepared: Prepared) -> dict[str, Any]:
             chosen.setdefault(index, why)
     for index in by_share[:1]:
         chosen.setdefault(index, "least supervised")
-    return {"documents": [_picture(documents[i], why, prepared.tokenizer) for i, why in chosen.items()]}
+    return {"documents": [_picture(documents[i], why, pieces) for i, why in chosen.items()]}
 
 
-def _picture(document: Rendered, why: str, tokenizer: ChatTokenizer) -> dict[str, Any]:
+def _picture(document: Rendered, why: str, pieces: Pieces) -> dict[str, Any]:
     shown = slice(0, SHOWN_TOKENS)
-    tokens = zip(
-        document.ids[shown], document.weights[shown], document.message[shown], document.part[shown], strict=True
-    )
+    columns = (document.weights[shown], document.message[shown], document.part[shown])
     return {
         "where": document.where,
         "source": document.source,
@@ -107,14 +104,8 @@ def _picture(document: Rendered, why: str, tokenizer: ChatTokenizer) -> dict[str
         "num_tokens": len(document),
         "supervised_tokens": document.supervised_tokens,
         "tokens": [
-            [
-                tokenizer.decode([int(i)]),
-                float(weight),
-                int(message),
-                _role(document, int(message)),
-                Part(part).name.lower(),
-            ]
-            for i, weight, message, part in tokens
+            [piece.text, float(weight), int(message), _role(document, int(message)), Part(part).name.lower()]
+            for piece, weight, message, part in zip(pieces.of(document.ids[shown]), *columns, strict=True)
         ],
     }
 
@@ -129,13 +120,3 @@ def _histogram(values: np.typing.NDArray[np.int64]) -> dict[str, list[int]]:
     edges = list(range(0, width * (math.ceil((top + 1) / width) + 1), width))
     counts, _ = np.histogram(values, bins=edges)
     return {"edges": edges, "counts": [int(count) for count in counts]}
-
-
-def total_bytes(memory: Mapping[str, int]) -> int:
-    """Return the sum of an estimate."""
-    return sum(memory.values())
-
-
-def first_rows(documents: Sequence[Rendered], indices: Sequence[int], count: int = 4) -> str:
-    """Return where the first few of some documents come from, for messages."""
-    return ", ".join(documents[index].where for index in indices[:count])

@@ -59,8 +59,12 @@ class SourceSums:
         """Return the totals of each source over all ranks; sources without a token are left out."""
         columns = agree.sum_across_ranks(self._table.clone()).t().tolist()
         return {
-            name: SourceTotals(LossSums(loss_sum, weight_sum, round(correct), round(tokens)), round(read), round(documents))
-            for name, (loss_sum, weight_sum, correct, tokens, read, documents) in zip(self.sources, columns, strict=True)
+            name: SourceTotals(
+                LossSums(loss_sum, weight_sum, round(correct), round(tokens)), round(read), round(documents)
+            )
+            for name, (loss_sum, weight_sum, correct, tokens, read, documents) in zip(
+                self.sources, columns, strict=True
+            )
             if read
         }
 

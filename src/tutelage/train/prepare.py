@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
+from tutelage.chat.fit import fit
 from tutelage.chat.render import Renderer, RenderFailure, RenderOptions
 from tutelage.chat.rendered import Rendered
 from tutelage.chat.template import named_template
@@ -169,11 +170,7 @@ def _render(
         if isinstance(result, RenderFailure):
             ledger.drop(record, result.cause, str(result.error))
             continue
-        fitted = result
-        if max(map(len, result)) > config.data.max_tokens:
-            from tutelage.chat.fit import fit
-
-            fitted = fit(record, result, config.data.max_tokens, config.data.too_long, renderer, ledger)
+        fitted = fit(record, result, config.data.max_tokens, config.data.too_long, renderer, ledger)
         kept = [document for document in fitted if document.supervised_tokens]
         if fitted and not kept:
             ledger.drop(record, Reason.NOTHING_TO_TRAIN, "no token of it carries loss")
