@@ -134,6 +134,7 @@ BAD_LINES: dict[str, tuple[bytes, Reason]] = {
     "weight negative": (chat(USER, {**ANSWER, "weight": -1}), Reason.WRONG_TYPE),
     "weight text": (chat(USER, {**ANSWER, "weight": "1"}), Reason.WRONG_TYPE),
     "train a number": (chat(USER, {**ANSWER, "train": 1}), Reason.WRONG_TYPE),
+    "user asks to be trained": (chat({**USER, "train": True}, ANSWER), Reason.NOT_TRAINABLE),
     "name a number": (chat({**USER, "name": 3}, ANSWER), Reason.WRONG_TYPE),
     "two different thoughts": (
         chat(USER, {**ANSWER, "reasoning": "a", "reasoning_content": "b"}),

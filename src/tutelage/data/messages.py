@@ -116,6 +116,8 @@ def _message(item: Json, where: str) -> Message:
     if raw is None and not calls and role is not Role.ASSISTANT:
         raise RowError(Reason.WRONG_TYPE, f"{where} has no content")
     train, weight = _training(item, where)
+    if train and role is not Role.ASSISTANT:
+        raise RowError(Reason.NOT_TRAINABLE, f"{where} of the {role.value} asks to be trained")
     return Message(
         role=role,
         content=content,

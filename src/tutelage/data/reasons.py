@@ -38,6 +38,7 @@ class Reason(StrEnum):
     EMPTY_CONTENT = "empty content"
     EMPTY_ANSWER = "empty assistant turn"
     NO_ANSWER = "no assistant turn"
+    NOT_TRAINABLE = "training asked of another role"
     ROLE_ORDER = "roles out of order"
     BAD_TOOL_CALL = "bad tool call"
     BAD_TOOLS = "bad tool list"

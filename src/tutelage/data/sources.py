@@ -26,8 +26,8 @@ UNPACKED_SUFFIXES = (".jsonl", ".ndjson", ".json", ".txt", ".csv", ".tsv")  # re
 SUFFIXES = (*UNPACKED_SUFFIXES, ".parquet")
 DETECTION_ROWS = 20
 DETECTION_LIMIT = 1000
-# With no faulty row allowed, there is no point in listing more of them than anybody reads.
-MAX_LISTED_FAULTS = 10_000
+# With no faulty row allowed, there is no point in reading on after so many.
+MAX_FAULTS = 1000
 
 _DESCRIPTIONS = frozenset({"dataset_info.json", "dataset_infos.json", "state.json"})  # about the data, not data
 _SPLITS = {"train": "train", "training": "train", "test": "test", "validation": "validation", "valid": "validation"} | {
@@ -64,7 +64,7 @@ def judge(account: SourceAccount, ledger: Ledger, max_bad_fraction: float) -> No
     if account.rows == 0:
         raise DataError(f"{account.path} has no rows", mend="remove it from the sources, or look into the file")
     if account.num_faulty > max_bad_fraction * account.rows:
-        _stop(account, ledger)
+        _stop(account, ledger, rows=f"{account.rows:,}")
 
 
 def find_files(path: str, *, split: str | None = None) -> list[Path]:
@@ -203,14 +203,14 @@ def _parse_rows(
         except RowError as error:
             excerpt = row.excerpt or json.dumps(row.value, ensure_ascii=False, default=str)[:EXCERPT_BYTES]
             ledger.reject(account.name, row.origin, error.reason, error.cause, excerpt=excerpt)
-            if max_bad_fraction == 0 and account.num_faulty >= MAX_LISTED_FAULTS:
-                _stop(account, ledger)
+            if max_bad_fraction == 0 and account.num_faulty >= MAX_FAULTS:
+                _stop(account, ledger, rows=f"the first {account.rows:,}")
             continue
         account.kept += 1
         yield record
 
 
-def _stop(account: SourceAccount, ledger: Ledger) -> None:
+def _stop(account: SourceAccount, ledger: Ledger, *, rows: str) -> None:
     faulty = [e for e in ledger.quarantine if e.source == account.name and e.reason in _FAULTS][:5]
     lines = [f"  {entry.where}: {entry.reason}: {entry.cause}" for entry in faulty]
     more = account.num_faulty - len(faulty)
@@ -218,7 +218,7 @@ def _stop(account: SourceAccount, ledger: Ledger) -> None:
         lines.append(f"  and {more:,} more")
     fraction = account.num_faulty / account.rows
     raise DataError(
-        f"{account.num_faulty:,} of {account.rows:,} rows of {account.path} cannot be used:\n" + "\n".join(lines),
+        f"{account.num_faulty:,} of {rows} rows of {account.path} cannot be used:\n" + "\n".join(lines),
         mend=f"mend or remove these rows, or go on without them: data.max_bad_fraction={_rounded_up(fraction)}",
     )
 

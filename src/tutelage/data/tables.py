@@ -27,7 +27,7 @@ _SAVED_DATA_SET, _SAVED_SPLITS = "state.json", "dataset_dict.json"
 def iter_csv(file: Path, *, delimiter: str = ",") -> Iterator[RawRow]:
     """Yield the rows of a CSV file with a header; every cell is text, and lists in cells are read as JSON later on.
 
-    Raises: DataError when two columns have the same name.
+    Raises: DataError when the header cannot be read, or two columns have the same name.
     """
     csv.field_size_limit(max(csv.field_size_limit(), MAX_LINE_BYTES))
     lines = _CsvLines(file)
@@ -35,27 +35,21 @@ def iter_csv(file: Path, *, delimiter: str = ",") -> Iterator[RawRow]:
     header: list[str] | None = None
     row = 0
     while True:
-        line_number = reader.line_num + 1
+        first_line = lines.number + 1
         try:
             cells = next(reader, None)
             if cells is None:
                 return
-            if header is not None and cells:
-                value = _csv_row(header, cells)
-        except csv.Error as error:
-            problem = RowError(Reason.DAMAGED_FILE, f"not CSV: {error}")
-            yield RawRow(Origin(str(file), row, line_number), {}, problem, lines.last[:EXCERPT_BYTES])
-            row += 1
-            continue
-        except RowError as problem:
-            yield RawRow(Origin(str(file), row, line_number), {}, problem, lines.last[:EXCERPT_BYTES])
-            row += 1
-            continue
-        if header is None:
-            header = _header(file, cells)
-        elif cells:
-            yield RawRow(Origin(str(file), row, line_number), value)
-            row += 1
+            if header is None or not cells:  # the csv module gives a blank line as no cells
+                header = header or _header(file, cells)
+                continue
+            yield RawRow(Origin(str(file), row, first_line), _csv_row(header, cells))
+        except (csv.Error, RowError) as error:
+            if header is None:
+                raise DataError(f"the header of {file} cannot be read: {error}", mend="mend its first line") from error
+            problem = error if isinstance(error, RowError) else RowError(Reason.DAMAGED_FILE, f"not CSV: {error}")
+            yield RawRow(Origin(str(file), row, first_line), {}, problem, lines.last)
+        row += 1
 
 
 def iter_parquet(file: Path) -> Iterator[RawRow]:
@@ -121,6 +115,7 @@ class _CsvLines:
 
     def __init__(self, file: Path) -> None:
         self._lines = iter_lines(file)
+        self.number = 0
         self.last = ""
 
     def __iter__(self) -> Iterator[str]:
@@ -128,6 +123,7 @@ class _CsvLines:
 
     def __next__(self) -> str:
         line = next(self._lines)
+        self.number = line.number
         self.last = line.data[:EXCERPT_BYTES].decode("utf-8", errors="backslashreplace")
         if line.problem is not None:
             raise line.problem
