@@ -9,27 +9,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 
+from tutelage.chat.contract import ContractReport, check_contract
 from tutelage.chat.fit import fit
 from tutelage.chat.render import Renderer, RenderFailure, RenderOptions
 from tutelage.chat.rendered import Rendered
 from tutelage.chat.template import named_template
 from tutelage.chat.tokenizer import ChatTokenizer, load_tokenizer
-from tutelage.config.schema import Config, SourceConfig
+from tutelage.config.schema import Config, SourceConfig, TooLong
 from tutelage.data.conversation import Conversation, Document, PreferencePair
 from tutelage.data.ledger import Ledger
 from tutelage.data.mixture import Mixture, MixtureSource
 from tutelage.data.reasons import Reason
-from tutelage.data.sources import read_source
+from tutelage.data.sources import judge, read_source
 from tutelage.data.split import is_held_out
 from tutelage.errors import ConfigError
 from tutelage.model.locate import locate_model
-
-if TYPE_CHECKING:
-    from tutelage.chat.contract import ContractReport
 
 CONTRACT_CONVERSATIONS = 64
 PROGRESS_RECORDS = 256
@@ -65,14 +63,21 @@ class Prepared:
         return self.renderer.tokenizer
 
 
-def prepare(config: Config, *, renderer: Renderer | None = None, progress: Progress | None = None) -> Prepared:
+def prepare(
+    config: Config, *, renderer: Renderer | None = None, progress: Progress | None = None, lenient: bool = False
+) -> Prepared:
     """Read, split, render, fit and check everything that `config` names, without loading a model.
+
+    `lenient` goes on past faulty rows, rows too long and a broken contract, which then stand in the ledger and in the
+    contract's report: for `tutelage check`, which tells them all.
 
     Raises:
         DataError: unusable rows beyond `data.max_bad_fraction`, or a row too long under the policy `error`.
         TemplateError: the render contract is broken, or there is no template for the conversations.
     """
     tell = progress or (lambda what, done, count: None)
+    if lenient:
+        config = _without_limits(config)
     renderer = renderer or build_renderer(config)
     ledger = Ledger()
     train: list[Trainable] = []
@@ -88,10 +93,14 @@ def prepare(config: Config, *, renderer: Renderer | None = None, progress: Progr
     for source in config.data.held_out:
         held_out += _read(source, ledger, config)[1]
     contract = _contract(renderer, [*train, *held_out])
+    if contract is not None and not lenient:
+        contract.raise_if_broken()
 
     documents = _render(renderer, train, config, ledger, "train", tell)
     held_out_documents = _render(renderer, held_out, config, ledger, "held_out", tell)
     ledger.check_balanced()
+    for account in ledger.sources.values():
+        judge(account, ledger, config.data.max_bad_fraction)  # now with the rows that the template refused
     by_source = [[d for d in documents if d.source == name] for name, _ in settings]
     mixture = Mixture(
         [_mixture_source(name, own, source) for (name, source), own in zip(settings, by_source, strict=True)],
@@ -122,6 +131,14 @@ def build_renderer(config: Config) -> Renderer:
     return Renderer(tokenizer, template, RenderOptions.from_config(config.data))
 
 
+def _without_limits(config: Config) -> Config:
+    """Return the configuration with nothing in it that stops a run for a row."""
+    too_long = TooLong.DROP if config.data.too_long is TooLong.ERROR else config.data.too_long
+    return config.model_copy(
+        update={"data": config.data.model_copy(update={"max_bad_fraction": 1.0, "too_long": too_long})}
+    )
+
+
 def _read(source: SourceConfig, ledger: Ledger, config: Config) -> tuple[str, list[Trainable]]:
     """Return the source's unique name and its records."""
     records = read_source(source, ledger, max_bad_fraction=config.data.max_bad_fraction)
@@ -140,11 +157,7 @@ def _contract(renderer: Renderer, records: Sequence[Trainable]) -> ContractRepor
     conversations = [record for record in records if isinstance(record, Conversation)]
     if not conversations:
         return None
-    from tutelage.chat.contract import check_contract
-
-    report = check_contract(renderer, conversations[:CONTRACT_CONVERSATIONS])
-    report.raise_if_broken()
-    return report
+    return check_contract(renderer, conversations[:CONTRACT_CONVERSATIONS])
 
 
 def _mixture_source(name: str, documents: Sequence[Rendered], source: SourceConfig) -> MixtureSource:
