@@ -207,6 +207,11 @@ def document_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
         return out, None
+    if kwargs.get("position_bias") is not None or kwargs.get("is_causal") is False:
+        raise IsolationError(
+            "this architecture's attention is not causal or adds a bias to its scores, unknown to per-document attention",
+            mend="set train.packing to padded, or model.attention to sdpa or eager",
+        )
     if _fits_varlen(query, value, attention_mask, rules, kwargs.get("sliding_window")):
         return _attend_varlen(query, key, value, attention_mask, rules), None
     return _attend_per_document(query, key, value, attention_mask, rules), None
@@ -228,9 +233,9 @@ class Rules:
 
 
 def _attend_per_document(query: Tensor, key: Tensor, value: Tensor, mask: DocumentMask, rules: Rules) -> Tensor:
-    """Attend inside each document on its own: work grows with the sum of squared lengths, not with T squared. Returns [1, T, H, E]."""
+    """Attend inside each document on its own: work grows with the sum of squared lengths. Returns [1, T, H, E]."""
     # `split` and not slices: the gradient of one split is one concatenation, that of a slice is a whole tensor of zeros.
-    parts = (tensor.split(mask.lengths, dim=2) for tensor in (query, key, value))
+    parts = (torch.split(tensor, list(mask.lengths), dim=2) for tensor in (query, key, value))
     pieces = []
     start = 0
     for q, k, v in zip(*parts, strict=True):

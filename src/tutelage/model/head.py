@@ -140,26 +140,30 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     def forward(ctx: Any, logits_SV: torch.Tensor, targets_S: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         exact = torch.promote_types(logits_SV.dtype, torch.float32)
         loss_S = torch.empty(len(targets_S), dtype=exact, device=logits_SV.device)
-        log_total_S = torch.empty_like(loss_S)
+        largest_S, log_sum_S = torch.empty_like(loss_S), torch.empty_like(loss_S)
         correct_S = torch.empty(len(targets_S), dtype=torch.bool, device=logits_SV.device)
         for rows in _chunks(len(targets_S)):
             chunk_CV = logits_SV[rows].to(exact)
-            log_total_S[rows] = torch.logsumexp(chunk_CV, dim=-1)
-            loss_S[rows] = log_total_S[rows] - chunk_CV.gather(1, targets_S[rows, None])[:, 0]
-            correct_S[rows] = chunk_CV.argmax(dim=-1) == targets_S[rows]
-        ctx.save_for_backward(logits_SV, targets_S, log_total_S)
+            largest_S[rows], likeliest_C = chunk_CV.max(dim=-1)
+            correct_S[rows] = likeliest_C == targets_S[rows]
+            chunk_CV = chunk_CV - largest_S[rows, None]  # before anything else, so that large logits lose no digits
+            of_target_C = chunk_CV.gather(1, targets_S[rows, None])[:, 0]
+            log_sum_S[rows] = chunk_CV.exp_().sum(dim=-1).log_()
+            loss_S[rows] = log_sum_S[rows] - of_target_C
+        ctx.save_for_backward(logits_SV, targets_S, largest_S, log_sum_S)
         ctx.mark_non_differentiable(correct_S)
         return loss_S, correct_S
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> tuple[torch.Tensor, None]:
-        logits_SV, targets_S, log_total_S = ctx.saved_tensors
+        logits_SV, targets_S, largest_S, log_sum_S = ctx.saved_tensors
         grad_S = gradients[0]
         grad_SV = torch.empty_like(logits_SV)
         for rows in _chunks(len(targets_S)):
-            chunk_CV = (logits_SV[rows].to(grad_S.dtype) - log_total_S[rows, None]).exp_()
+            chunk_CV = logits_SV[rows].to(grad_S.dtype) - largest_S[rows, None]
+            chunk_CV = chunk_CV.sub_(log_sum_S[rows, None]).exp_()
             chunk_CV.scatter_add_(1, targets_S[rows, None], -torch.ones_like(grad_S[rows, None]))
-            grad_SV[rows] = (chunk_CV * grad_S[rows, None]).to(grad_SV.dtype)
+            grad_SV[rows] = chunk_CV.mul_(grad_S[rows, None])
         return grad_SV, None
 
 

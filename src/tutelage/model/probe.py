@@ -223,7 +223,7 @@ def _distance(reference: Sequence[_Outcome], others: Sequence[_Outcome]) -> tupl
     largest = max(_norm(outcome.gradient) for outcome in reference)
     losses, gradients = [0.0], [0.0]
     for one, other in zip(reference, others, strict=True):
-        if one.losses.shape != other.losses.shape:
+        if one.losses.shape != other.losses.shape or one.gradient.shape != other.gradient.shape:
             return float("inf"), float("inf")
         losses.append(_largest((one.losses - other.losses) / (1 + one.losses.abs())))
         scale = max(_norm(one.gradient), 1e-3 * largest)
