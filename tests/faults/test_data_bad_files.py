@@ -147,6 +147,14 @@ def test_reading_stops_early_only_when_no_bad_row_is_allowed(tmp_path: Path) -> 
         read(file, max_bad_fraction=0.5)
 
 
+def test_the_fraction_is_compared_without_rounding(tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text("\n".join([*ROWS[:71], *["oops"] * 29]))  # 0.29 * 100 is a little less than 29 in binary
+    assert len(read(file, max_bad_fraction=0.29)[0]) == 71
+    with pytest.raises(DataError):
+        read(file, max_bad_fraction=0.28)
+
+
 @pytest.mark.parametrize("layout", ["lines", "array", "compact array", "text"])
 def test_a_line_of_100_mb_neither_fills_the_memory_nor_loses_its_neighbours(tmp_path: Path, layout: str) -> None:
     start, between, end, name = {

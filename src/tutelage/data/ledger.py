@@ -69,6 +69,7 @@ class SourceAccount:
     dropped: Counter[str] = field(default_factory=Counter)
     tokens: dict[str, TokenCount] = field(default_factory=dict)
     files: dict[str, str] = field(default_factory=dict)  # SHA-256 of each file that was read
+    left_out: list[str] = field(default_factory=list)  # files of a folder that belong to other splits
 
     @property
     def num_faulty(self) -> int:
@@ -202,6 +203,7 @@ def _account_json(account: SourceAccount) -> dict[str, Any]:
     return {
         "path": account.path,
         "files": dict(account.files),
+        "left_out": list(account.left_out),
         "kind": account.kind,
         "taken_as": account.taken_as,
         "rows": account.rows,

@@ -52,6 +52,9 @@ def iter_source(config: SourceConfig, ledger: Ledger, *, max_bad_fraction: float
     rows = islice(_iter_rows(config, account), config.limit)
     head = _head(rows)
     account.kind, account.taken_as = _layout(config, head)
+    if account.left_out:
+        names = ", ".join(Path(file).name for file in account.left_out[:4])
+        account.taken_as += f"; {len(account.left_out)} files of other splits left out: {names}"
     yield from _parse_rows(chain(head, rows), account, config, ledger, max_bad_fraction)
     judge(account, ledger, max_bad_fraction)
 
@@ -63,7 +66,7 @@ def judge(account: SourceAccount, ledger: Ledger, max_bad_fraction: float) -> No
     """
     if account.rows == 0:
         raise DataError(f"{account.path} has no rows", mend="remove it from the sources, or look into the file")
-    if account.num_faulty > max_bad_fraction * account.rows:
+    if account.num_faulty / account.rows > max_bad_fraction:
         _stop(account, ledger, rows=f"{account.rows:,}")
 
 
@@ -112,7 +115,9 @@ def _iter_rows(config: SourceConfig, account: SourceAccount) -> Iterator[RawRow]
     if config.path.startswith(HUB_PREFIX) or is_saved_data_set(Path(config.path)):
         yield from iter_data_set(config.path, split=config.split)
         return
-    for file in find_files(config.path, split=config.split):
+    files = find_files(config.path, split=config.split)
+    account.left_out = [str(file) for file in find_files(config.path) if file not in files]
+    for file in files:
         account.files[str(file)] = sha256_file(file)
         yield from _iter_file(file, account)
 

@@ -79,6 +79,9 @@ def test_of_a_folder_only_the_split_that_was_asked_for_is_read(tmp_path: Path) -
         (tmp_path / "data" / f"{name}.jsonl").write_text(lines(rows))
     (tmp_path / "more.jsonl").write_text(lines(ROWS[4:]))
     assert questions(tmp_path) == [*QUESTIONS[:2], QUESTIONS[4]]
+    (account,) = read(tmp_path)[1].sources.values()
+    assert [Path(file).name for file in account.left_out] == ["test-0.jsonl", "validation-0.jsonl"]
+    assert account.taken_as.endswith("2 files of other splits left out: test-0.jsonl, validation-0.jsonl")
     assert questions(tmp_path, split="dev") == QUESTIONS[2:3] + QUESTIONS[4:]
     assert find_files(str(tmp_path), split="test")[0].name == "test-0.jsonl"
     (tmp_path / "more.jsonl").unlink()
