@@ -8,28 +8,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from tutelage.chat.probes import Shape, synthetic
 from tutelage.chat.template import MessageForm, Template, TracedRender, template_messages
 from tutelage.chat.trace import Field
-from tutelage.data.conversation import Json, Message, Role, ToolCall
+from tutelage.data.conversation import Json, Message, Role
 from tutelage.errors import TemplateError
 
 _QUESTION = Message(Role.USER, "Question")
 _ANSWER = Message(Role.ASSISTANT, "Reply")
-_CALL_ID = "call00001"  # nine letters and digits: some templates insist on it
-_CALL = Message(Role.ASSISTANT, tool_calls=(ToolCall("look_up", {"word": "reply"}, _CALL_ID),))
-_RESULT = Message(Role.TOOL, "Result", name="look_up", tool_call_id=_CALL_ID)
-_TOOL = {
-    "type": "function",
-    "function": {
-        "name": "look_up",
-        "description": "Look up a word.",
-        "parameters": {
-            "type": "object",
-            "properties": {"word": {"type": "string", "description": "The word."}},
-            "required": ["word"],
-        },
-    },
-}
 
 
 @dataclass(frozen=True)
@@ -88,9 +74,11 @@ def _speaks(template: Template, variables: Mapping[str, Json], form: MessageForm
 def _wants_argument_text(template: Template, variables: Mapping[str, Json]) -> bool:
     """Whether a conversation with a tool call can be rendered only with the call's arguments as JSON text."""
 
+    call = synthetic(Shape(tools=True))
+
     def renders(form: MessageForm) -> bool:
         try:
-            template.trace([_QUESTION, _CALL, _RESULT, _ANSWER], [_TOOL], form=form, variables=variables)
+            template.trace(call.messages, call.tools, form=form, variables=variables)
         except TemplateError:
             return False
         return True

@@ -22,11 +22,10 @@ from tutelage.errors import TemplateError
 class Moments:
     """The renderings of one conversation at its successive moments. `renderings` counts the template's runs."""
 
-    def __init__(self, record: Conversation, dialect: Dialect, stops: StopFinder, where: str) -> None:
+    def __init__(self, record: Conversation, dialect: Dialect, stops: StopFinder) -> None:
         self._record = record
         self._dialect = dialect
         self._stops = stops
-        self._where = where
         self._prompt_tails: dict[Role, str] = {}
         self.renderings = 0
 
@@ -39,7 +38,7 @@ class Moments:
         self.renderings += 1
         dialect, messages = self._dialect, self._record.messages[:count]
         render = dialect.template.trace(messages, self._record.tools, form=dialect.form, variables=dialect.variables)
-        return require_kept(render, messages, self._where)
+        return require_kept(render, messages)
 
     def text(self, count: int, *, add_generation_prompt: bool = False) -> str:
         """Return the rendered text of the first `count` messages."""

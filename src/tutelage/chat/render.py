@@ -77,6 +77,15 @@ class Draft:
     stage: int = 0
 
 
+@dataclass(frozen=True, eq=False)
+class Inspected:
+    """A rendered document with its draft and the character offsets of its tokens."""
+
+    draft: Draft
+    encoded: Encoded
+    rendered: Rendered
+
+
 class Renderer:
     """Renders records for one tokenizer, template and set of options.
 
@@ -94,6 +103,7 @@ class Renderer:
     ) -> None:
         self.tokenizer = tokenizer
         self.options = options
+        self.extra_variables = dict(variables or {})
         self.variables = {**tokenizer.special_variables, **(variables or {})}
         self.template = template or _own_template(tokenizer, tools=False)
         self._given = template is not None
@@ -143,26 +153,37 @@ class Renderer:
             for result in drafted:
                 yield result if isinstance(result, RenderFailure) else self._finish_all(result, encoded)
 
+    def inspect(self, record: Conversation) -> list[Inspected]:
+        """Return the documents of one conversation with what they were made from."""
+        drafts = self.drafts(record)
+        encoded = self.tokenizer.encode([draft.render.text for draft in drafts])
+        guarded = [self._guard(record, draft.render, tokens) for draft, tokens in zip(drafts, encoded, strict=True)]
+        return [
+            Inspected(draft, tokens, self._label(draft, tokens, typed))
+            for draft, (tokens, typed) in zip(drafts, guarded, strict=True)
+        ]
+
     def _finish_all(self, drafts: list[Draft], encoded: Iterator[Encoded]) -> list[Rendered] | RenderFailure:
         tokens = list(islice(encoded, len(drafts)))
         try:
             return [self._finish(draft, token) for draft, token in zip(drafts, tokens, strict=True)]
         except TutelageError as error:
-            return RenderFailure(drafts[0].record, _cause(error), error)
+            return _failure(drafts[0].record, error)
 
     def _draft_or_failure(self, record: Conversation | Document) -> list[Draft] | RenderFailure:
         try:
             return self.drafts(record)
         except TutelageError as error:
-            return RenderFailure(record, _cause(error), error)
+            return _failure(record, error)
 
     def drafts(self, record: Conversation | Document) -> list[Draft]:
         """Return the documents of a record as traced text, with the turns to train in each."""
         if isinstance(record, Document):
             return [Draft(record, plain_render(record.text), (), 0)]
         messages = record.messages
-        moments = Moments(record, self.dialect_for(record.tools), self._stops, _where(record))
-        left, count, drafts = self.trained_messages(record), len(messages), []
+        moments = Moments(record, self.dialect_for(record.tools), self._stops)
+        left, count = self.trained_messages(record), len(messages)
+        drafts: list[Draft] = []
         while left or not drafts:
             render = moments.render(count)
             turns = [moments.turn(render, message) for message in left]
@@ -182,7 +203,7 @@ class Renderer:
         for number, message in enumerate(record.messages):
             if message.train and message.role is not Role.ASSISTANT:
                 raise DataError(
-                    f"{_where(record)}: message {number} ({message.role}) asks to be trained",
+                    f"message {number} ({message.role}) asks to be trained",
                     mend="only assistant messages can be; remove its `train` flag",
                 )
         policy = set(assistants if self.options.train_on is TrainOn.ASSISTANT else assistants[-1:])
@@ -200,8 +221,8 @@ class Renderer:
             messages, tools, form=dialect.form, add_generation_prompt=True, variables=dialect.variables
         )
         (encoded,) = self.tokenizer.encode([render.text])
-        record = Conversation(tuple(messages), tuple(tools))
-        return [int(number) for number in self._encode_guarded(record, render, encoded).ids]
+        tokens, _ = self._guard(Conversation(tuple(messages), tuple(tools)), render, encoded)
+        return [int(number) for number in tokens.ids]
 
     @property
     def stop_ids(self) -> tuple[int, ...]:
@@ -218,23 +239,24 @@ class Renderer:
             return ()
         return tuple(turn.stop_id for turn in draft.turns if turn.stop_id is not None)
 
-    def _encode_guarded(self, record: Conversation, render: TracedRender, encoded: Encoded) -> Encoded:
-        """Take the control out of control strings that were typed into messages, or refuse them."""
+    def _guard(self, record: Conversation, render: TracedRender, encoded: Encoded) -> tuple[Encoded, int]:
+        """Take the control out of control strings that were typed into messages, and count them; or refuse them."""
         assistants = frozenset(i for i, message in enumerate(record.messages) if message.role is Role.ASSISTANT)
         guards = guards_of(render, assistants)
         typed = typed_controls(self.tokenizer, render.text, encoded, guards)
         if typed and self.options.control_strings is ControlStrings.REFUSE:
             texts = ", ".join(sorted({repr(control.text) for control in typed.values()}))
-            raise ControlStringError(
-                f"{_where(record)}: control strings in message text: {texts}", mend="set data.control_strings=text"
-            )
-        return encode_guarded(self.tokenizer, render.text, encoded, guards, typed)
+            raise ControlStringError(f"control strings in message text: {texts}", mend="set data.control_strings=text")
+        return encode_guarded(self.tokenizer, render.text, encoded, guards, typed), len(typed)
 
     def _finish(self, draft: Draft, encoded: Encoded) -> Rendered:
         if isinstance(draft.record, Document):
             return self._finish_document(draft.record)
-        encoded = self._encode_guarded(draft.record, draft.render, encoded)
-        messages = draft.record.messages
+        return self._label(draft, *self._guard(draft.record, draft.render, encoded))
+
+    def _label(self, draft: Draft, encoded: Encoded, typed: int) -> Rendered:
+        """Return the tokens of a conversation with their labels."""
+        messages = draft.record.messages[: draft.count] if isinstance(draft.record, Conversation) else ()
         turns = [(turn, messages[turn.message].weight) for turn in draft.turns]
         labels = label_tokens(draft.render, turns, encoded, self.options)
         return Rendered(
@@ -242,11 +264,12 @@ class Renderer:
             weights=labels.weights,
             message=labels.message,
             part=labels.part,
-            roles=tuple(message.role.value for message in messages[: draft.count]),
+            roles=tuple(message.role.value for message in messages),
             record_id=draft.record.id,
             source=draft.record.source,
             where=_where(draft.record),
             stage=draft.stage,
+            typed_controls=typed,
         )
 
     def _finish_document(self, document: Document) -> Rendered:
@@ -286,5 +309,7 @@ def _where(record: Conversation | Document) -> str:
     return str(record.origin) if record.origin else record.source or record.id
 
 
-def _cause(error: TutelageError) -> str:
-    return Reason.CONTROL_STRING if isinstance(error, ControlStringError) else REFUSED_BY_TEMPLATE
+def _failure(record: Conversation | Document, error: TutelageError) -> RenderFailure:
+    """Return the failure of a record, its error naming the row."""
+    reason = Reason.CONTROL_STRING if isinstance(error, ControlStringError) else REFUSED_BY_TEMPLATE
+    return RenderFailure(record, reason, type(error)(f"{_where(record)}: {error.problem}", mend=error.mend))

@@ -41,6 +41,7 @@ class Rendered:
     source: str
     where: str
     stage: int = 0  # 0, or the number of the assistant turn that a split conversation trains in this document
+    typed_controls: int = 0  # control strings that were typed into messages, and were kept as text
 
     def __len__(self) -> int:
         return len(self.ids)

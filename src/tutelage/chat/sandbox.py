@@ -23,12 +23,12 @@ from typing import Any
 
 import jinja2
 from jinja2 import nodes
-from jinja2.exceptions import FilterArgumentError
+from jinja2.exceptions import FilterArgumentError, SecurityError
 from jinja2.ext import Extension, loopcontrols
 from jinja2.filters import make_attrgetter
 from jinja2.parser import Parser
 from jinja2.runtime import Context, Macro
-from jinja2.sandbox import ImmutableSandboxedEnvironment, SandboxedFormatter, SecurityError
+from jinja2.sandbox import ImmutableSandboxedEnvironment, SandboxedFormatter
 from jinja2.utils import Namespace
 from jinja2.visitor import NodeTransformer
 
@@ -158,7 +158,7 @@ class ChatEnvironment(ImmutableSandboxedEnvironment):
         }
         for name in ("center", "wordwrap", "truncate", "batch", "slice"):
             self.filters[name] = self._width_checked(self.filters[name])
-        self.concat = self.concat_pieces  # type: ignore[assignment]  # macros and set blocks join their pieces with it
+        self.concat = self.concat_pieces  # type: ignore[method-assign]  # macros and set blocks join their pieces with it
 
     # compilation
 
@@ -428,9 +428,9 @@ def _json_pieces(value: Any, margin: str, options: Mapping[str, Any]) -> Iterato
     inner = margin + (" " * indent if isinstance(indent, int) else indent or "")
     line = "" if indent is None else "\n"
     is_mapping = isinstance(value, Mapping)
-    items: Iterable[Any] = (sorted(value.items()) if options["sort_keys"] else value.items()) if is_mapping else value
+    items: Iterable[Any] = value.items() if isinstance(value, Mapping) else value
     yield "{" if is_mapping else "["
-    for number, item in enumerate(items):
+    for number, item in enumerate(sorted(items) if is_mapping and options["sort_keys"] else items):
         yield (item_separator if number else "") + (line and line + inner)
         if is_mapping:
             key, item = item

@@ -160,7 +160,9 @@ class Template:
         watched = _MessageList(views, watch)
         offered = _with_source(list(tools), Source(-1, Field.TOOLS)) if tools else []
         size = sum(len(message.content) + len(message.reasoning or "") for message in messages)
-        pieces, knowledge, written = [], [], 0
+        pieces: list[str] = []
+        knowledge: list[tuple[int, int]] = []
+        written = 0
         for piece in self._pieces(watched, offered, size, add_generation_prompt, variables or {}):
             if piece and (not knowledge or knowledge[-1][1] != watch.last):
                 knowledge.append((written, watch.last))
@@ -364,7 +366,7 @@ class _MessageList(list[Any]):
         self._watch.saw(_END)
         return super().__eq__(other)
 
-    __hash__ = None  # type: ignore[assignment]  # as for any list
+    __hash__ = None  # as for any list
 
     def __add__(self, other: Any) -> Any:
         self._watch.saw(_END)

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from tutelage.data.conversation import Json
 from tutelage.errors import ModelError
 
 if TYPE_CHECKING:
@@ -106,12 +107,11 @@ class ChatTokenizer:
         return templates or None
 
     @cached_property
-    def special_variables(self) -> dict[str, str]:
+    def special_variables(self) -> dict[str, Json]:
         """What templates see beside the messages: `bos_token`, `eos_token` and their like."""
-        return {name: str(value) for name, value in self.hf.special_tokens_map.items() if isinstance(value, str)} | {
-            name: [str(item) for item in value]
+        return {
+            name: [str(item) for item in value] if isinstance(value, list) else str(value)
             for name, value in self.hf.special_tokens_map.items()
-            if isinstance(value, list)
         }
 
     @cached_property
@@ -180,7 +180,7 @@ class ChatTokenizer:
     @cached_property
     def _backend(self) -> Tokenizer:
         """The Rust tokenizer, without a post-processor that trims offsets."""
-        backend = self.hf.backend_tokenizer
+        backend: Tokenizer = self.hf.backend_tokenizer
         if "trim_offsets=True" not in repr(backend.post_processor):
             return backend
         return _rebuilt(backend, keep_added_tokens=True)

@@ -290,8 +290,8 @@ def replace(text: str, old: str, new: str, count: int = -1) -> str:
     if type(text) is not Traced and type(new) is not Traced:
         return text.replace(old, new, count)
     if not old:
-        traced = text if type(text) is Traced else None
-        return (traced or new)._whole(str.replace(text, old, new, count))  # type: ignore[union-attr]
+        made = str.replace(text, old, new, count)
+        return next(part for part in (text, new) if isinstance(part, Traced))._whole(made)
     pieces = text.split(old, count)
     return join(new, pieces)
 
