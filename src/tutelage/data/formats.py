@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from difflib import get_close_matches
 
 from tutelage.config.schema import Columns
 from tutelage.data.conversation import Conversation, Document, Json, Message, Origin, PreferencePair, Record, Role
@@ -93,10 +94,40 @@ def detect_kind(rows: Iterable[Row], columns: Columns | None = None) -> str:
     return votes.most_common(1)[0][0]
 
 
+def check_columns_exist(rows: Sequence[Row], columns: Columns) -> None:
+    """Check that every mapped column is in one of the rows at least.
+
+    Raises: RowError with the nearest names.
+    """
+    for field, name in columns.model_dump(exclude_none=True).items():
+        if not any(_View(row, columns).has_column(field) for row in rows):
+            names = list(dict.fromkeys(str(key) for row in rows for key in row))
+            nearest = get_close_matches(name, names, n=3, cutoff=0.4) or names[:12]
+            raise RowError(
+                Reason.MISSING_COLUMN,
+                f"columns.{field} is mapped to {name!r}, which no row has",
+                mend=f"the nearest columns are {', '.join(nearest)}",
+            )
+
+
+def check_columns_used(kind: str, columns: Columns) -> None:
+    """Check that every mapped column is one that rows of this kind have.
+
+    Raises: RowError with the fields of the kind.
+    """
+    for field, name in columns.model_dump(exclude_none=True).items():
+        if field not in _FIELDS[kind]:
+            raise RowError(
+                Reason.MISSING_COLUMN,
+                f"columns.{field} is mapped to {name!r}, but rows of kind {kind} have no {field}",
+                mend=f"set kind, or map one of {', '.join(_FIELDS[kind])}",
+            )
+
+
 def guess_kind(row: Row, columns: Columns | None = None) -> str | None:
     """Return the kind that one row looks like, by its columns; a column that is null only counts if nothing else fits."""
     view = _View(row, columns or Columns())
-    return _guess(view, view.filled) or _guess(view, view.named)
+    return _guess(view, view.filled) or _guess(view, view.has_column)
 
 
 def describe(row: Row, kind: str, columns: Columns | None = None) -> str:
@@ -151,9 +182,9 @@ class _View:
         """Return whether a field has a value."""
         return self.get(field) is not None
 
-    def named(self, field: str) -> bool:
+    def has_column(self, field: str) -> bool:
         """Return whether there is a column for a field, whatever it holds."""
-        return self.name(field) in self.row
+        return self.name(field) in self.row or self.filled(field)
 
     def used(self, kind: str) -> list[str]:
         """Return the fields of a kind that this row has."""

@@ -67,4 +67,8 @@ class RowError(DataError):
         self.cause = cause
 
     def __reduce__(self) -> tuple[object, ...]:
-        return RowError, (self.reason, self.cause)
+        return _rebuild, (self.reason, self.cause, self.mend)
+
+
+def _rebuild(reason: Reason | str, cause: str, mend: str) -> RowError:
+    return RowError(reason, cause, mend=mend)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tutelage.config.schema import SourceConfig
 from tutelage.data.conversation import Record
-from tutelage.data.formats import describe, detect_kind, guess_kind, parse_row
+from tutelage.data.formats import check_columns_exist, check_columns_used, describe, detect_kind, guess_kind, parse_row
 from tutelage.data.ledger import Ledger, SourceAccount
 from tutelage.data.reasons import Reason, RowError
 from tutelage.data.rows import EXCERPT_BYTES, RawRow, iter_json, iter_json_lines, iter_text
@@ -181,14 +181,20 @@ def _head(rows: Iterator[RawRow]) -> list[RawRow]:
 def _layout(config: SourceConfig, head: list[RawRow]) -> tuple[str, str]:
     """Return the kind of the rows, and a sentence that says what was taken for what."""
     values = [row.value for row in head if row.problem is None]
-    if config.kind != "auto" or not values:
-        return config.kind, describe(values[0], config.kind, config.columns) if values else config.kind
+    kind = config.kind
+    if kind == "auto" and not values:
+        return kind, "unknown: no row could be read"
     try:
-        kind = detect_kind(values, config.columns)
+        if values:
+            check_columns_exist(values, config.columns)
+        found = detect_kind(values, config.columns) if kind == "auto" else kind
+        check_columns_used(found, config.columns)
     except RowError as error:
         raise DataError(f"{config.path}: {error.cause}", mend=error.mend) from None
-    typical = next((value for value in values if guess_kind(value, config.columns) == kind), values[0])
-    return kind, f"{describe(typical, kind, config.columns)} (detected)"
+    typical = next(
+        (value for value in values if guess_kind(value, config.columns) == found), values[0] if values else {}
+    )
+    return found, describe(typical, found, config.columns) + (" (detected)" if kind == "auto" else "")
 
 
 def _parse_rows(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from typing import Any
 
 import pytest
@@ -343,3 +344,9 @@ def test_ids_depend_on_what_is_said_and_on_nothing_else() -> None:
     assert one.id != parse_row({"prompt": "hello", "completion": "hi!"}, "prompt_completion").id
     assert one.id != conversation({"messages": [HELLO, {**HI, "weight": 0.5}]}).id
     assert one.id != conversation({"messages": [HELLO, HI], "tools": [TOOL]}).id
+
+
+def test_a_row_error_survives_pickling() -> None:
+    error = RowError(Reason.WRONG_TYPE, "a cause", mend="a mend")
+    copy = pickle.loads(pickle.dumps(error))  # noqa: S301
+    assert (type(copy), copy.reason, copy.cause, copy.mend) == (RowError, Reason.WRONG_TYPE, "a cause", "a mend")

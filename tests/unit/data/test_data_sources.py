@@ -175,6 +175,25 @@ def test_columns_that_nobody_knows_stop_with_the_way_to_map_them(tmp_path: Path)
     assert questions(file, columns=Columns(prompt="foo", completion="bar")) == ["a"]
 
 
+@pytest.mark.parametrize(
+    ("columns", "kind", "problem", "mend"),
+    [
+        ({"prompt": "questoin"}, "auto", "'questoin', which no row has", "question"),
+        ({"prompt": "question", "completion": "runs.0.txt"}, "auto", "'runs.0.txt', which no row has", "runs"),
+        ({"text": "question"}, "prompt_completion", "rows of kind prompt_completion have no text", "set kind"),
+        ({"prompt": "question"}, "messages", "rows of kind messages have no prompt", "messages"),
+    ],
+)
+def test_a_mapping_that_does_not_fit_is_an_error_and_is_never_ignored(
+    tmp_path: Path, columns: dict[str, str], kind: Any, problem: str, mend: str
+) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text(lines([{"question": "a", "answer": "b", "text": "c", "runs": [{"text": "d"}]}]))
+    with pytest.raises(DataError, match=problem) as caught:
+        read(file, kind=kind, columns=Columns(**columns))
+    assert mend in caught.value.mend
+
+
 def test_a_limit_reads_the_first_rows_only(tmp_path: Path) -> None:
     file = tmp_path / "rows.jsonl"
     file.write_text(lines(ROWS) + "oops")
