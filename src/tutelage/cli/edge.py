@@ -24,7 +24,6 @@ from tutelage.errors import (
 from tutelage.files.atomic import write_text
 from tutelage.files.redact import redact
 
-EXIT_NOT_FIT = 1
 EXIT_CODES: dict[type[TutelageError], int] = {
     ConfigError: 2,
     DataError: 3,
@@ -39,7 +38,6 @@ EXIT_UNEXPECTED = 70
 EXIT_FILE = 74
 EXIT_MEANINGS = {
     0: "done",
-    EXIT_NOT_FIT: "`check` found that the data may not be trained on",
     2: "configuration or usage",
     3: "data",
     4: "chat template",
