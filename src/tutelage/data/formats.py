@@ -17,37 +17,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from difflib import get_close_matches
 
 from tutelage.config.schema import Columns
-from tutelage.data.conversation import Conversation, Document, Json, Message, Origin, PreferencePair, Record, Role
+from tutelage.data.columns import FIELDS, Row, RowView
+from tutelage.data.conversation import Conversation, Document, Message, Origin, PreferencePair, Record, Role
 from tutelage.data.messages import check_conversation, decoded_list, kind_of, parse_message, parse_messages, parse_tools
 from tutelage.data.reasons import Reason, RowError
 
-Row = Mapping[str, Json]
-
-_NAMES: Mapping[str, tuple[str, ...]] = {
-    "messages": ("messages", "conversations", "conversation"),
-    "prompt": ("prompt", "question", "query", "problem", "input"),
-    "completion": ("completion", "response", "answer", "solution", "output"),
-    "instruction": ("instruction",),
-    "input": ("input", "context"),
-    "output": ("output", "response", "completion", "answer"),
-    "system": ("system", "system_prompt"),
-    "history": ("history",),
-    "chosen": ("chosen",),
-    "rejected": ("rejected",),
-    "tools": ("tools", "functions"),
-    "text": ("text",),
-}
-_FIELDS: Mapping[str, tuple[str, ...]] = {
-    "messages": ("messages", "system", "tools"),
-    "sharegpt": ("messages", "system", "tools"),
-    "alpaca": ("instruction", "input", "output", "system", "history", "tools"),
-    "prompt_completion": ("prompt", "completion", "system", "tools"),
-    "preference": ("prompt", "messages", "instruction", "input", "chosen", "rejected", "system", "tools"),
-    "text": ("text",),
-}
 # Binary feedback as KTO data sets have it; a row marked false shows what not to say.
 _LABELS = ("label", "kto_tag")
 
@@ -59,10 +35,10 @@ def parse_row(
 
     Raises: RowError with a named reason and the cause.
     """
-    view = _View(row, columns or Columns())
+    view = RowView(row, columns or Columns())
     if all(value is None for value in row.values()):
         raise RowError(Reason.EMPTY_ROW, "every column is null" if row else "the object has no keys")
-    metadata = view.rest(_FIELDS[kind])
+    metadata = view.rest(FIELDS[kind])
     if kind == "text":
         return Document(_document_text(view), source=source, origin=origin, metadata=metadata)
     for label in _LABELS:
@@ -94,120 +70,22 @@ def detect_kind(rows: Iterable[Row], columns: Columns | None = None) -> str:
     return votes.most_common(1)[0][0]
 
 
-def check_columns_exist(rows: Sequence[Row], columns: Columns) -> None:
-    """Check that every mapped column is in one of the rows at least.
-
-    Raises: RowError with the nearest names.
-    """
-    for field, name in columns.model_dump(exclude_none=True).items():
-        if not any(_View(row, columns).has_column(field) for row in rows):
-            names = list(dict.fromkeys(str(key) for row in rows for key in row))
-            nearest = get_close_matches(name, names, n=3, cutoff=0.4) or names[:12]
-            raise RowError(
-                Reason.MISSING_COLUMN,
-                f"columns.{field} is mapped to {name!r}, which no row has",
-                mend=f"the nearest columns are {', '.join(nearest)}",
-            )
-
-
-def check_columns_used(kind: str, columns: Columns) -> None:
-    """Check that every mapped column is one that rows of this kind have.
-
-    Raises: RowError with the fields of the kind.
-    """
-    for field, name in columns.model_dump(exclude_none=True).items():
-        if field not in _FIELDS[kind]:
-            raise RowError(
-                Reason.MISSING_COLUMN,
-                f"columns.{field} is mapped to {name!r}, but rows of kind {kind} have no {field}",
-                mend=f"set kind, or map one of {', '.join(_FIELDS[kind])}",
-            )
-
-
 def guess_kind(row: Row, columns: Columns | None = None) -> str | None:
     """Return the kind that one row looks like, by its columns; a column that is null only counts if nothing else fits."""
-    view = _View(row, columns or Columns())
+    view = RowView(row, columns or Columns())
     return _guess(view, view.filled) or _guess(view, view.has_column)
 
 
 def describe(row: Row, kind: str, columns: Columns | None = None) -> str:
     """Return a sentence that says which columns of a row are taken for what."""
-    view = _View(row, columns or Columns())
+    view = RowView(row, columns or Columns())
     taken = [field if view.name(field) == field else f"{view.name(field)} as {field}" for field in view.used(kind)]
-    others = list(view.rest(_FIELDS[kind]))
+    others = list(view.rest(FIELDS[kind]))
     ignored = f"; not trained on: {', '.join(others[:8])}" if others else ""
     return f"{kind}: {', '.join(taken)}{ignored}"
 
 
-class _View:
-    """A row seen through the names of its columns."""
-
-    def __init__(self, row: Row, columns: Columns) -> None:
-        self.row = row
-        self.columns = columns
-
-    def name(self, field: str) -> str:
-        """Return the column that holds a field: the mapped one, or the first known name that the row has."""
-        mapped: str | None = getattr(self.columns, field)
-        if mapped is not None:
-            return mapped
-        return next((name for name in _NAMES[field] if name in self.row), _NAMES[field][0])
-
-    def get(self, field: str) -> Json:
-        """Return the value of a field, None when it is absent or null."""
-        name = self.name(field)
-        if name in self.row or "." not in name:
-            return self.row.get(name)
-        return _follow(self.row, name.split("."))
-
-    def text(self, field: str, *, required: bool = True) -> str:
-        """Return a field that must be text; an optional one is empty when absent."""
-        value = self.get(field)
-        if value is None and not required:
-            return ""
-        if value is None:
-            raise self.missing(field)
-        if not isinstance(value, str):
-            raise RowError(Reason.WRONG_TYPE, f"column {self.name(field)!r} is {kind_of(value)}, not text")
-        return value
-
-    def missing(self, field: str) -> RowError:
-        """Return the error of a field that is not there."""
-        name = self.name(field)
-        if name in self.row:
-            return RowError(Reason.WRONG_TYPE, f"column {name!r} is null")
-        return RowError(Reason.MISSING_COLUMN, f"no column {name!r}; the columns are {', '.join(list(self.row)[:12])}")
-
-    def filled(self, field: str) -> bool:
-        """Return whether a field has a value."""
-        return self.get(field) is not None
-
-    def has_column(self, field: str) -> bool:
-        """Return whether there is a column for a field, whatever it holds."""
-        return self.name(field) in self.row or self.filled(field)
-
-    def used(self, kind: str) -> list[str]:
-        """Return the fields of a kind that this row has."""
-        return [field for field in _FIELDS[kind] if self.filled(field)]
-
-    def rest(self, fields: Sequence[str]) -> dict[str, Json]:
-        """Return the columns that none of the fields uses."""
-        used = {self.name(field).split(".")[0] for field in fields} | {self.name(field) for field in fields}
-        return {name: value for name, value in self.row.items() if name not in used}
-
-
-def _follow(value: Json, path: Sequence[str]) -> Json:
-    for step in path:
-        if isinstance(value, Mapping):
-            value = value.get(step)
-        elif isinstance(value, Sequence) and not isinstance(value, str) and step.isdecimal() and int(step) < len(value):
-            value = value[int(step)]
-        else:
-            return None
-    return value
-
-
-def _guess(view: _View, has: Callable[[str], bool]) -> str | None:
+def _guess(view: RowView, has: Callable[[str], bool]) -> str | None:
     if has("chosen") and has("rejected"):
         return "preference"
     if has("messages"):
@@ -221,19 +99,19 @@ def _guess(view: _View, has: Callable[[str], bool]) -> str | None:
     return "text" if has("text") else None
 
 
-def _document_text(view: _View) -> str:
+def _document_text(view: RowView) -> str:
     text = view.text("text")
     if not text.strip():
         raise RowError(Reason.EMPTY_CONTENT, f"column {view.name('text')!r} is empty")
     return text
 
 
-def _system(view: _View) -> tuple[Message, ...]:
+def _system(view: RowView) -> tuple[Message, ...]:
     text = view.text("system", required=False)
     return (Message(Role.SYSTEM, text),) if text.strip() else ()
 
 
-def _from_messages(view: _View) -> tuple[Message, ...]:
+def _from_messages(view: RowView) -> tuple[Message, ...]:
     value = view.get("messages")
     if value is None:
         raise view.missing("messages")
@@ -243,19 +121,19 @@ def _from_messages(view: _View) -> tuple[Message, ...]:
     return _system(view) + messages
 
 
-def _from_alpaca(view: _View) -> tuple[Message, ...]:
+def _from_alpaca(view: RowView) -> tuple[Message, ...]:
     question = _instruction(view)
     answer = view.text("output")
     turns = [*_history(view), Message(Role.USER, question), Message(Role.ASSISTANT, answer)]
     return (*_system(view), *turns)
 
 
-def _instruction(view: _View) -> str:
+def _instruction(view: RowView) -> str:
     parts = (view.text("instruction"), view.text("input", required=False))
     return "\n".join(part for part in parts if part.strip())
 
 
-def _history(view: _View) -> list[Message]:
+def _history(view: RowView) -> list[Message]:
     value = decoded_list(view.get("history"), view.name("history"))
     if value is None or value == "":
         return []
@@ -269,14 +147,14 @@ def _history(view: _View) -> list[Message]:
     return turns
 
 
-def _from_prompt_completion(view: _View) -> tuple[Message, ...]:
+def _from_prompt_completion(view: RowView) -> tuple[Message, ...]:
     prompt = _turns(view, "prompt", Role.USER)
     completion = _turns(view, "completion", Role.ASSISTANT)
     system = () if prompt and prompt[0].role is Role.SYSTEM else _system(view)
     return system + prompt + completion
 
 
-def _turns(view: _View, field: str, role: Role) -> tuple[Message, ...]:
+def _turns(view: RowView, field: str, role: Role) -> tuple[Message, ...]:
     """Return a field that is text (one turn of `role`), one message, or a list of messages."""
     value = view.get(field)
     if value is None:
@@ -288,7 +166,7 @@ def _turns(view: _View, field: str, role: Role) -> tuple[Message, ...]:
     return parse_messages(value, column=view.name(field))
 
 
-def _preference(view: _View) -> tuple[tuple[Message, ...], tuple[Message, ...], tuple[Message, ...]]:
+def _preference(view: RowView) -> tuple[tuple[Message, ...], tuple[Message, ...], tuple[Message, ...]]:
     chosen = _turns(view, "chosen", Role.ASSISTANT)
     rejected = _turns(view, "rejected", Role.ASSISTANT)
     prompt = _preference_prompt(view)
@@ -311,7 +189,7 @@ def _preference(view: _View) -> tuple[tuple[Message, ...], tuple[Message, ...], 
     return prompt, chosen, rejected
 
 
-def _preference_prompt(view: _View) -> tuple[Message, ...] | None:
+def _preference_prompt(view: RowView) -> tuple[Message, ...] | None:
     if view.get("prompt") is not None and view.name("prompt") != "input":
         return _turns(view, "prompt", Role.USER)
     if view.get("messages") is not None:
@@ -330,7 +208,7 @@ def _common_length(left: Sequence[Message], right: Sequence[Message]) -> int:
     return length
 
 
-_MESSAGES_OF: Mapping[str, Callable[[_View], tuple[Message, ...]]] = {
+_MESSAGES_OF: Mapping[str, Callable[[RowView], tuple[Message, ...]]] = {
     "messages": _from_messages,
     "sharegpt": _from_messages,
     "alpaca": _from_alpaca,

@@ -13,8 +13,9 @@ from itertools import chain, islice
 from pathlib import Path
 
 from tutelage.config.schema import SourceConfig
+from tutelage.data.columns import check_columns_exist, check_columns_used
 from tutelage.data.conversation import Record
-from tutelage.data.formats import check_columns_exist, check_columns_used, describe, detect_kind, guess_kind, parse_row
+from tutelage.data.formats import describe, detect_kind, guess_kind, parse_row
 from tutelage.data.ledger import Ledger, SourceAccount
 from tutelage.data.reasons import Reason, RowError
 from tutelage.data.rows import EXCERPT_BYTES, RawRow, iter_json, iter_json_lines, iter_text

@@ -217,6 +217,7 @@ def test_the_columns_of_dolly_are_known() -> None:
         {"prompt": [HELLO], "completion": [HI]},
         {"prompt": HELLO, "completion": HI},
         {"prompt": "hello", "completion": "hi", "label": True},
+        {"prompt": None, "question": "hello", "completion": None, "answer": "hi"},
     ],
 )
 def test_prompt_and_completion(row: dict[str, Any]) -> None:
