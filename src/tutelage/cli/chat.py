@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Generator, Iterator
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -98,20 +98,17 @@ def _converse(talk: Talk | Continuation, lines: Iterator[str]) -> None:
             say_problem(error.problem, error.mend)
 
 
-def _speak(pieces: Iterator[str]) -> None:
+def _speak(pieces: Generator[str, None, None]) -> None:
     """Print an answer as it comes. Ctrl-C ends the answer, not the conversation."""
     try:
-        for piece in pieces:
-            sys.stdout.write(_printable(piece))
-            sys.stdout.flush()
+        with closing(pieces):
+            for piece in pieces:
+                sys.stdout.write(_printable(piece))
+                sys.stdout.flush()
     except KeyboardInterrupt:
         sys.stdout.write(" [stopped]")
-    finally:
-        close: Callable[[], None] | None = getattr(pieces, "close", None)
-        if close is not None:
-            close()
-        sys.stdout.write("\n")
-        sys.stdout.flush()
+    sys.stdout.write("\n")
+    sys.stdout.flush()
 
 
 def _printable(text: str) -> str:

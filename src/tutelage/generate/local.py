@@ -8,7 +8,7 @@ a hash of (seed, prompt number, position).
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -94,7 +94,7 @@ def stream(
     stop_ids: Sequence[int],
     sampling: Sampling | None = None,
     **settings: Any,
-) -> Iterator[str]:
+) -> Generator[str, None, None]:
     """Answer one prompt piece by piece; the pieces joined are the text that `generate` returns for it."""
     sampling = replace(sampling or Sampling(), **settings)
     limit = _context_limit(model)
@@ -173,22 +173,27 @@ class _Rows:
         self._is_padded = bool((mask == 0).any())
         self._cache: Any = None
         self._steps = 0
-        self._most_steps = sampling.max_new_tokens if limit is None else min(sampling.max_new_tokens, limit - width)
+        self._limit = limit
+        # Each row ends where its own prompt says, so that a longer neighbour does not cut its answer.
+        self._most_tokens = {
+            number: sampling.max_new_tokens if limit is None else min(sampling.max_new_tokens, limit - len(prompt))
+            for number, prompt in zip(numbers, prompts, strict=True)
+        }
 
     @property
     def can_go_on(self) -> bool:
-        """Whether the length limits allow another token."""
-        return self._steps < self._most_steps
+        """Whether the length limits of any row allow another token."""
+        return any(self._steps < self._most_tokens[number] for number in self._numbers)
 
     def answer(self, stop_ids: frozenset[int]) -> dict[int, list[int]]:
         """Return the new tokens of each row by its number, the stop token included."""
         answers: dict[int, list[int]] = {number: [] for number in self._numbers}
         done: set[int] = set()
-        while self.can_go_on and self._numbers:
+        while self._numbers:
             for number, token in zip(self._numbers, self.step().tolist(), strict=True):
                 if number not in done:
                     answers[number].append(token)
-                    if token in stop_ids:
+                    if token in stop_ids or len(answers[number]) == self._most_tokens[number]:
                         done.add(number)
             self._drop(done)
         return answers
@@ -200,12 +205,14 @@ class _Rows:
         self._steps += 1
         one = self._mask_BK.new_ones(len(token_B), 1)
         self._mask_BK = torch.cat([self._mask_BK, one], dim=1)
+        position_B1 = self._position_BT[:, -1:] + 1
+        if self._limit is not None:  # a row that has ended may still be in the batch, past the last position there is
+            position_B1.clamp_(max=self._limit - 1)
         if self._cache is None:
             self._ids_BT = torch.cat([self._ids_BT, token_B[:, None]], dim=1)
-            self._position_BT = torch.cat([self._position_BT, self._position_BT[:, -1:] + 1], dim=1)
+            self._position_BT = torch.cat([self._position_BT, position_B1], dim=1)
         else:
-            self._ids_BT = token_B[:, None]
-            self._position_BT = self._position_BT[:, -1:] + 1
+            self._ids_BT, self._position_BT = token_B[:, None], position_B1
         return token_B
 
     def _forward(self) -> Tensor:

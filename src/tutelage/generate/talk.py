@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Any
 
 from torch import nn
@@ -35,7 +35,7 @@ class Talk:
         """Forget what was said; the system message stays."""
         self._turns = []
 
-    def answer(self, text: str) -> Iterator[str]:
+    def answer(self, text: str) -> Generator[str, None, None]:
         """Say `text` and yield the answer in pieces.
 
         Both are remembered once the answer has ended or the iterator is closed; an answer cut short is remembered as
@@ -55,7 +55,7 @@ class Talk:
             for piece in answers:
                 pieces.append(piece)
                 yield piece
-        except GeneratorExit:
+        except (GeneratorExit, KeyboardInterrupt):
             self._remember(question, pieces)
             raise
         self._remember(question, pieces)
@@ -78,7 +78,7 @@ class Continuation:
         self._tokenizer = tokenizer
         self._sampling = sampling
 
-    def answer(self, text: str) -> Iterator[str]:
+    def answer(self, text: str) -> Generator[str, None, None]:
         """Continue `text`, piece by piece."""
         before, _ = self._tokenizer.text_ends
         return stream(
