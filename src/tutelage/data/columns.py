@@ -44,15 +44,14 @@ class RowView:
     def __init__(self, row: Row, columns: Columns) -> None:
         self.row = row
         self.columns = columns
+        self._found: dict[str, str] = {}
 
     def name(self, field: str) -> str:
         """Return the column that holds a field: the mapped one, or the first known name that the row has filled."""
-        mapped: str | None = getattr(self.columns, field)
-        if mapped is not None:
-            return mapped
-        present = [name for name in _NAMES[field] if name in self.row]
-        filled = [name for name in present if self.row[name] is not None]
-        return [*filled, *present, _NAMES[field][0]][0]
+        if field not in self._found:
+            mapped: str | None = getattr(self.columns, field)
+            self._found[field] = self._known_name(field) if mapped is None else mapped
+        return self._found[field]
 
     def get(self, field: str) -> Json:
         """Return the value of a field, None when it is absent or null."""
@@ -93,8 +92,14 @@ class RowView:
 
     def rest(self, fields: Sequence[str]) -> dict[str, Json]:
         """Return the columns that none of the fields uses."""
-        used = {self.name(field).split(".")[0] for field in fields} | {self.name(field) for field in fields}
+        names = [self.name(field) for field in fields]
+        used = {*names, *(name.split(".")[0] for name in names)}
         return {name: value for name, value in self.row.items() if name not in used}
+
+    def _known_name(self, field: str) -> str:
+        present = [name for name in _NAMES[field] if name in self.row]
+        filled = [name for name in present if self.row[name] is not None]
+        return [*filled, *present, _NAMES[field][0]][0]
 
 
 def check_columns_exist(rows: Sequence[Row], columns: Columns) -> None:
