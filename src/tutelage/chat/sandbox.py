@@ -150,12 +150,15 @@ class ChatEnvironment(ImmutableSandboxedEnvironment):
             "replace": self._replace_filter,
             "format": self._format_filter,
             "indent": self._indent_filter,
+            "safe": lambda value: trace.safe(str(value)),
+            "escape": lambda value: trace.escaped(value if isinstance(value, str) else str(value)),
             "_concat": self._concat_values,
             "_enter": self._enter,
             "_loop": lambda _: _LOOP,
             "_leave": lambda _: _LEAVE,
             "_tick": self._tick,
         }
+        self.filters["e"] = self.filters["escape"]
         for name in ("center", "wordwrap", "truncate", "batch", "slice"):
             self.filters[name] = self._width_checked(self.filters[name])
         self.concat = self.concat_pieces  # type: ignore[method-assign]  # macros and set blocks join their pieces with it
@@ -175,6 +178,8 @@ class ChatEnvironment(ImmutableSandboxedEnvironment):
         """Compute an intercepted operator after measuring its result."""
         if operator == "+":
             self.budget.charge(_length(left) + _length(right))
+            if isinstance(left, str) and isinstance(right, str) and (trace.is_safe(left) or trace.is_safe(right)):
+                return trace.add_escaped(left, right)
             return left + right
         if operator == "%" and isinstance(left, str):
             return self._percent(left, right)
@@ -303,7 +308,12 @@ class ChatEnvironment(ImmutableSandboxedEnvironment):
 
     def _enter(self, item: Any) -> str:
         self.budget.spend()
-        return _enter_mark(item._index) if type(item) is MessageView else ""
+        if type(item) is MessageView:
+            return _enter_mark(item._index)
+        if isinstance(item, dict):  # a message that the template built itself: its role says which it was
+            source = _source_of(item.get("role"))
+            return "" if source is None or source.message < 0 else _enter_mark(source.message)
+        return ""
 
     def _tick(self, item: Any) -> None:
         self.budget.spend()
@@ -371,22 +381,10 @@ class _Instrument(NodeTransformer):
             return [node]
         return [node, nodes.Output([_filter("_enter", nodes.Name(node.target.name, "load"))])]
 
-    def visit_Output(self, node: nodes.Output) -> nodes.Node:  # noqa: N802
-        """Without escaping, `{{ text | safe }}` writes `text`, but would lose its spans on the way."""
-        self.generic_visit(node)
-        node.nodes = [_without_safe(item) for item in node.nodes]
-        return node
-
     def visit_Concat(self, node: nodes.Concat) -> nodes.Node:  # noqa: N802
         """`a ~ b` becomes a filter on the list of its operands."""
         self.generic_visit(node)
         return _filter("_concat", nodes.List(node.nodes))
-
-
-def _without_safe(node: nodes.Expr) -> nodes.Expr:
-    while isinstance(node, nodes.Filter) and node.name == "safe" and node.node is not None:
-        node = node.node
-    return node
 
 
 def _filter(name: str, argument: nodes.Expr) -> nodes.Filter:
@@ -409,7 +407,7 @@ def traced_json(value: Any, text: str, *, options: Mapping[str, Any]) -> str:
 
 
 def _source_of(value: Any) -> Source | None:
-    if type(value) is Traced:
+    if isinstance(value, Traced):
         return next((label for _, _, label in trace.spans_of(value) if isinstance(label, Source)), None)
     return getattr(value, "_source", None) if isinstance(value, SourcedDict | SourcedList) else None
 

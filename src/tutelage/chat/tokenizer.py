@@ -51,7 +51,7 @@ class ControlToken:
 class ChatTokenizer:
     """A fast tokenizer of transformers with what rendering needs. Make one with `load_tokenizer`."""
 
-    def __init__(self, hf: Any, *, extra_eos_ids: Sequence[int] = ()) -> None:
+    def __init__(self, hf: Any, *, extra_eos_ids: Sequence[int] = (), new_ids: Sequence[int] = ()) -> None:
         if not getattr(hf, "is_fast", False):
             raise ModelError(
                 f"{type(hf).__name__} has no fast tokenizer, so its tokens have no character offsets",
@@ -59,12 +59,14 @@ class ChatTokenizer:
             )
         self.hf = hf
         self._extra_eos_ids = tuple(extra_eos_ids)
+        self.new_ids = tuple(new_ids)  # tokens that the model's own tokenizer lacks: they need embeddings
 
     def with_special_tokens(self, tokens: Sequence[str]) -> ChatTokenizer:
         """Return a tokenizer that reads each of `tokens` as one special token; this one stays as it is."""
         hf = copy.deepcopy(self.hf)
         hf.add_special_tokens({"additional_special_tokens": list(tokens)}, replace_extra_special_tokens=False)
-        return ChatTokenizer(hf, extra_eos_ids=self._extra_eos_ids)
+        new_ids = (*self.new_ids, *range(len(self.hf), len(hf)))
+        return ChatTokenizer(hf, extra_eos_ids=self._extra_eos_ids, new_ids=new_ids)
 
     @property
     def vocab_size(self) -> int:

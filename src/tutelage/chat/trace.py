@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Any, SupportsIndex, TypeAlias
 
+from markupsafe import Markup, escape
+
 
 class Field(Enum):
     """The field of a message that text was taken from."""
@@ -122,26 +124,30 @@ class Traced(str):
         if start == stop:
             for first, last, label in self._spans:
                 if first <= start <= last and isinstance(label, Source):
-                    return Traced("", ((0, 0, label),))
-            return ""
+                    return self._like("", ((0, 0, label),))
+            return self._like("", ())
         spans = []
         for first, last, label in self._spans:
             low, high = max(first, start), min(last, stop)
             if low < high or (first == last and low == high):
                 spans.append((low - start, high - start, label))
-        return labelled(plain(self)[start:stop], spans)
+        return self._like(plain(self)[start:stop], spans)
 
     def _whole(self, text: str) -> str:
         """Label all of `text`, made from this string by an operation that moves characters, with its first source."""
         for _, _, label in self._spans:
             if isinstance(label, Source):
-                return Traced(text, ((0, len(text), label),))
-        return text
+                return self._like(text, ((0, len(text), label),))
+        return self._like(text, ())
+
+    def _like(self, text: str, spans: Iterable[Span]) -> str:
+        """Return a string of this one's kind; without spans a plain one."""
+        return labelled(text, spans)
 
     def _mapped(self, change: Callable[[str], str]) -> str:
         """Apply a change that works letter by letter (upper, lower, ...)."""
         text = change(plain(self))
-        return Traced(text, self._spans) if len(text) == len(self) else self._whole(text)
+        return self._like(text, self._spans) if len(text) == len(self) else self._whole(text)
 
     def strip(self, chars: str | None = None) -> str:
         start = len(self) - len(str.lstrip(self, chars))
@@ -238,6 +244,31 @@ class Traced(str):
         return self._whole(str.translate(self, table))
 
 
+class SafeTraced(Traced):
+    """A traced string that a template marked as safe: like Jinja's `Markup`, it escapes for HTML what is added to it.
+
+    Templates that build JSON with `arguments | tojson | safe` do turn quotes into `&#34;` in this way. It is what
+    transformers renders, and so it is what the model is shown.
+    """
+
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        return Traced(plain(self), self._spans)
+
+    def __html__(self) -> SafeTraced:
+        return self
+
+    def __add__(self, other: str) -> str:
+        return add_escaped(self, other) if isinstance(other, str) else NotImplemented
+
+    def __radd__(self, other: str) -> str:
+        return add_escaped(other, self) if isinstance(other, str) else NotImplemented
+
+    def _like(self, text: str, spans: Iterable[Span]) -> str:
+        return safe(labelled(text, spans))
+
+
 def plain(text: str) -> str:
     """Return `text` as an exact `str`, without its spans."""
     return str.__str__(text)
@@ -245,7 +276,7 @@ def plain(text: str) -> str:
 
 def spans_of(text: str) -> tuple[Span, ...]:
     """Return the labelled spans of any string."""
-    return text._spans if type(text) is Traced else ()
+    return text._spans if isinstance(text, Traced) else ()
 
 
 def labelled(text: str, spans: Iterable[Span]) -> str:
@@ -259,13 +290,51 @@ def of(text: str, source: Source) -> Traced:
     return Traced(text, ((0, len(text), source),))
 
 
+def is_safe(text: object) -> bool:
+    """Whether a template marked `text` as safe."""
+    return hasattr(text, "__html__")
+
+
+def safe(text: str) -> str:
+    """Mark `text` as safe, as the filter of that name does."""
+    return SafeTraced(plain(text), text._spans) if isinstance(text, Traced) else Markup(text)
+
+
+def escaped(text: str) -> str:
+    """Return `text` escaped for HTML and safe, as the filter `escape` does; safe text stays as it is."""
+    if is_safe(text):
+        return text
+    if not isinstance(text, Traced):
+        return escape(text)
+    for letter, entity in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ("'", "&#39;"), ('"', "&#34;")):
+        text = _spread(text, letter, entity)
+    return safe(text)
+
+
+def _spread(text: str, letter: str, entity: str) -> str:
+    """Replace a letter by its entity, which comes from where the letter came from."""
+    pieces: list[str] = []
+    for number, piece in enumerate(text.split(letter)):
+        if number:
+            at = sum(map(len, pieces)) - (number - 1) * (len(entity) - 1)
+            source = text[at : at + 1]
+            pieces.append(source._whole(entity) if isinstance(source, Traced) else entity)
+        pieces.append(piece)
+    return concat(pieces)
+
+
+def add_escaped(left: str, right: str) -> str:
+    """Add two strings of which at least one is safe: the other is escaped, the sum is safe."""
+    return safe(concat((escaped(left), escaped(right))))
+
+
 def concat(pieces: Iterable[str]) -> str:
     """Join strings end to end, as `"".join` does."""
     pieces = list(pieces)
     spans: list[Span] = []
     at = 0
     for piece in pieces:
-        if type(piece) is Traced:
+        if isinstance(piece, Traced):
             spans += [(first + at, last + at, label) for first, last, label in piece._spans] if at else piece._spans
         at += len(piece)
     text = "".join(pieces)
@@ -287,7 +356,7 @@ def join(separator: str, items: Iterable[str]) -> str:
 
 def replace(text: str, old: str, new: str, count: int = -1) -> str:
     """Replace `old` by `new`, as `str.replace` does; the text in between keeps its spans."""
-    if type(text) is not Traced and type(new) is not Traced:
+    if not isinstance(text, Traced) and not isinstance(new, Traced):
         return text.replace(old, new, count)
     if not old:
         made = str.replace(text, old, new, count)
@@ -300,7 +369,7 @@ def percent(template: str, values: Any) -> str:
     """Format with `%`; strings put in by a bare `%s` keep their spans."""
     if type(values) is not tuple:
         values = (values,) if not isinstance(values, dict) else values
-    if isinstance(values, dict) or not any(type(value) is Traced for value in values):
+    if isinstance(values, dict) or not any(isinstance(value, Traced) for value in values):
         return str.__mod__(plain(template), values)
     return stitched(lambda stand_ins: str.__mod__(plain(template), tuple(stand_ins)), list(values))
 
@@ -311,8 +380,8 @@ def stitched(make: Callable[[list[Any]], str], values: list[Any]) -> str:
     A stand-in is as long as what it stands for, so that widths and precisions come out the same.
     """
     mark = "\U0010fffd"
-    stand_ins = [mark * len(value) if type(value) is Traced else value for value in values]
-    made = make([plain(value) if type(value) is Traced else value for value in values])
+    stand_ins = [mark * len(value) if isinstance(value, Traced) else value for value in values]
+    made = make([plain(value) if isinstance(value, Traced) else value for value in values])
     shape = make(stand_ins)
     if len(shape) != len(made):
         return made
