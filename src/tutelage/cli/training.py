@@ -110,7 +110,7 @@ def plan_rows(description: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("documents", f"{description['documents']:,} to train on, {description['held_out_documents']:,} held out"),
         ("tokens", f"{description['tokens']:,}, of which {description['supervised_tokens']:,} carry loss"),
         ("longest", f"{description['longest_document_tokens']:,} tokens"),
-        ("epochs", f"{description['epochs']:g}"),
+        ("epochs", f"{description['epochs']:.3g}"),
         ("steps", f"{description['steps']:,}"),
         ("packs", f"{description['packs']:,} of {description['pack_tokens']:,} tokens, {description['fill']:.1%} full"),
     ]

@@ -8,6 +8,7 @@ import math
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from tutelage.chat.pieces import Pieces
@@ -15,6 +16,8 @@ from tutelage.chat.rendered import Part, Rendered
 from tutelage.config.schema import Config, Precision
 from tutelage.train.plan import RunPlan
 from tutelage.train.prepare import Prepared
+
+Int64s = npt.NDArray[np.int64]
 
 HISTOGRAM_BINS = 32
 SHOWN_TOKENS = 400
@@ -27,7 +30,6 @@ def describe_plan(prepared: Prepared, plan: RunPlan, config: Config) -> dict[str
     """Return the content of `plan.json` that is known without a model."""
     lengths = np.array([len(document) for document in prepared.documents])
     supervised = np.array([document.supervised_tokens for document in prepared.documents])
-    shares = prepared.mixture.realised_shares(max(1, plan.num_epochs))
     return {
         "documents": len(prepared.documents),
         "held_out_documents": len(prepared.held_out),
@@ -35,24 +37,46 @@ def describe_plan(prepared: Prepared, plan: RunPlan, config: Config) -> dict[str
         "supervised_tokens": int(supervised.sum()),
         "longest_document_tokens": int(lengths.max(initial=0)),
         "steps": plan.num_steps,
-        "epochs": config.train.epochs if config.train.max_steps is None else plan.num_epochs,
+        "epochs": config.train.epochs if config.train.max_steps is None else _epochs(prepared, plan),
         "planned_tokens": plan.num_tokens,
         "packs": plan.num_packs,
         "pack_tokens": plan.slot_tokens,
         "fill": plan.fill,
-        "shares": [
-            {
-                "source": share.name,
-                "asked": share.asked,
-                "realised": share.realised,
-                "documents": share.documents,
-                "tokens": share.tokens,
-                "supervised_tokens": share.supervised,
-            }
-            for share in shares
-        ],
+        "shares": _shares(prepared, plan, lengths, supervised),
         "histograms": {"document_tokens": _histogram(lengths), "supervised_tokens": _histogram(supervised)},
     }
+
+
+def _epochs(prepared: Prepared, plan: RunPlan) -> float:
+    """Return how many epochs a run of `train.max_steps` steps has, to the document."""
+    done = sum(
+        len(step.documents) for step, epoch in zip(plan.steps, plan.epochs, strict=True) if epoch == plan.epochs[-1]
+    )
+    return plan.epochs[-1] + done / len(prepared.mixture.epoch(plan.epochs[-1]))
+
+
+def _shares(prepared: Prepared, plan: RunPlan, lengths: Int64s, supervised: Int64s) -> list[dict[str, Any]]:
+    """Return what each source really gives to the run's steps, beside what was asked of it."""
+    drawn = np.fromiter((i for step in plan.steps for i in step.documents), dtype=np.int64)
+    times_seen = np.bincount(drawn, minlength=len(lengths))
+    total = max(1, int((times_seen * supervised).sum()))
+    shares = []
+    start = 0
+    for source in prepared.mixture.sources:
+        own = slice(start, start + source.num_documents)
+        start += source.num_documents
+        trained = int((times_seen[own] * supervised[own]).sum())
+        shares.append(
+            {
+                "source": source.name,
+                "asked": source.share,
+                "realised": trained / total,
+                "documents": int(times_seen[own].sum()),
+                "tokens": int((times_seen[own] * lengths[own]).sum()),
+                "supervised_tokens": trained,
+            }
+        )
+    return shares
 
 
 def estimate_memory(
@@ -114,7 +138,7 @@ def _role(document: Rendered, message: int) -> str:
     return document.roles[message] if 0 <= message < len(document.roles) else ""
 
 
-def _histogram(values: np.typing.NDArray[np.int64]) -> dict[str, list[int]]:
+def _histogram(values: Int64s) -> dict[str, list[int]]:
     top = int(values.max(initial=1))
     width = max(1, math.ceil((top + 1) / HISTOGRAM_BINS))
     edges = list(range(0, width * (math.ceil((top + 1) / width) + 1), width))

@@ -124,6 +124,7 @@ def _train(
     # The model, and the layout that it can be trained in.
     trainee = make_trainee(config, start=start, device=device, precision=precision, new_ids=prepared.new_ids)
     model = trainee.model
+    trainee.require_room(max(map(len, (*prepared.documents, *prepared.held_out))))
     settings = StepSettings(
         layout=config.train.packing,
         micro_tokens=plan.slot_tokens,
@@ -164,7 +165,12 @@ def _train(
         narrator.evaluation(evaluation)
         return evaluation
 
-    prompts = choose_prompts(config.sample, prepared.held_out_records or prepared.records, prepared.renderer)
+    prompts = choose_prompts(
+        config.sample,
+        prepared.held_out_records or prepared.records,
+        prepared.renderer,
+        context_tokens=min(config.data.max_tokens, trainee.context_tokens or config.data.max_tokens),
+    )
 
     def sample_now(step: int) -> tuple[Sample, ...]:
         if not prompts or not journal.writes:
@@ -208,6 +214,9 @@ def _train(
                 rule = config.train.early_stopping
                 improvement = improvement.after(after.loss, step, rule.min_improvement if rule else 0.0)
                 best = after if improvement.best_step == step else best
+            if step in sample_at and step < plan.num_steps:
+                sample_now(step)
+            # Everything of this step is written before its checkpoint: whoever resumes from there repeats none of it.
             state = RunState(step, improvement, state.config_fingerprint, fingerprint)
             if improvement.best_step == step and journal.writes:
                 checkpoint.save_best(run, model, state)
@@ -226,8 +235,6 @@ def _train(
                     f"stopped early: the held-out loss has not fallen for {improvement.evaluations_since} evaluations"
                 )
                 break
-            if step in sample_at and step < plan.num_steps:
-                sample_now(step)
     narrator.end()
     journal.receipt.add(books.conservation())
     if journal.writes:

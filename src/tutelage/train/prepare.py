@@ -17,7 +17,7 @@ from tutelage.chat.contract import ContractReport, check_contract
 from tutelage.chat.fit import fit
 from tutelage.chat.render import Renderer, RenderFailure, RenderOptions
 from tutelage.chat.rendered import Rendered
-from tutelage.chat.template import named_template
+from tutelage.chat.template import load_template, special_tokens_needed
 from tutelage.chat.tokenizer import ChatTokenizer, load_tokenizer
 from tutelage.config.schema import Config, SourceConfig, TooLong
 from tutelage.data.conversation import Conversation, Document, PreferencePair
@@ -55,12 +55,16 @@ class Prepared:
     renderer: Renderer
     records: tuple[Trainable, ...]
     held_out_records: tuple[Trainable, ...]
-    new_ids: tuple[int, ...] = ()
 
     @property
     def tokenizer(self) -> ChatTokenizer:
         """The tokenizer that made the documents."""
         return self.renderer.tokenizer
+
+    @property
+    def new_ids(self) -> tuple[int, ...]:
+        """Tokens that the template brought and the model does not know yet."""
+        return self.tokenizer.new_ids
 
 
 def prepare(
@@ -120,14 +124,16 @@ def prepare(
 
 
 def build_renderer(config: Config) -> Renderer:
-    """Return the renderer of the configured tokenizer, template and loss options."""
+    """Return the renderer of the configured tokenizer, template and loss options.
+
+    A template of another name brings its control strings as new special tokens: `renderer.tokenizer.new_ids`.
+    """
     source = locate_model(config.model.path, revision=config.model.revision, weights=False)
     tokenizer = load_tokenizer(source.folder)
     template = None
     if config.model.template is not None:
-        template = named_template(config.model.template)
-    elif tokenizer.chat_template is None:
-        template = named_template("plain")
+        template = load_template(config.model.template)
+        tokenizer = tokenizer.with_special_tokens(special_tokens_needed(template, tokenizer))
     return Renderer(tokenizer, template, RenderOptions.from_config(config.data))
 
 

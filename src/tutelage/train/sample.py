@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -12,6 +12,8 @@ from tutelage.chat.render import Renderer
 from tutelage.chat.tokenizer import ChatTokenizer
 from tutelage.config.schema import SampleConfig
 from tutelage.data.conversation import Conversation, Document, Message, Record, Role
+
+OPENING_WORDS = 6  # of a text that a model without a chat template is asked to continue
 
 
 class Completion(Protocol):
@@ -69,15 +71,25 @@ class Sample:
         }
 
 
-def choose_prompts(config: SampleConfig, records: Sequence[Record], renderer: Renderer) -> list[Prompt]:
-    """Return the prompts of the configuration or, without any, those of the first conversations among `records`."""
-    system = (Message(Role.SYSTEM, config.system),) if config.system else ()
-    conversations: list[tuple[Message, ...]] = [(*system, Message(Role.USER, text)) for text in config.prompts]
-    if not conversations:
-        chats = [record for record in records if isinstance(record, Conversation)]
-        conversations = [_up_to_the_answer(chat.messages) for chat in chats[: config.count]]
-    prompts = [Prompt(messages, tuple(renderer.prompt_ids(messages))) for messages in conversations if messages]
-    return prompts or _text_prompts(config, records, renderer)
+def choose_prompts(
+    config: SampleConfig, records: Sequence[Record], renderer: Renderer, *, context_tokens: int
+) -> list[Prompt]:
+    """Return the prompts of the configuration or, without any, those of the first `records` that leave room to answer.
+
+    Units: `context_tokens` is the longest sequence, prompt and answer together, that the model is to see.
+    """
+    if config.prompts:
+        system = (Message(Role.SYSTEM, config.system),) if config.system else ()
+        asked = [(*system, Message(Role.USER, text)) for text in config.prompts]
+        return [_prompt(messages, renderer) for messages in asked]
+    fitting: list[Prompt] = []
+    for record in records:
+        if len(fitting) == config.count:
+            break
+        prompt = _prompt_of(record, renderer)
+        if prompt is not None and len(prompt.ids) + config.max_new_tokens <= context_tokens:
+            fitting.append(prompt)
+    return fitting
 
 
 def write_samples(
@@ -106,16 +118,17 @@ def write_samples(
     ]
 
 
-def _up_to_the_answer(messages: tuple[Message, ...]) -> tuple[Message, ...]:
-    for index, message in enumerate(messages):
-        if message.role is Role.ASSISTANT:
-            return messages[:index]
-    return messages
+def _prompt_of(record: Record, renderer: Renderer) -> Prompt | None:
+    """Return what the first answer of a conversation answers, or the first words of a text."""
+    if isinstance(record, Conversation):
+        first = next((i for i, m in enumerate(record.messages) if m.role is Role.ASSISTANT), 0)
+        return _prompt(record.messages[:first], renderer, record.tools) if first else None
+    if not isinstance(record, Document):
+        return None
+    text = " ".join(record.text.split()[:OPENING_WORDS])
+    before, _ = renderer.tokenizer.text_ends
+    return Prompt((Message(Role.USER, text),), (*before, *renderer.tokenizer.encode_text(text)))
 
 
-def _text_prompts(config: SampleConfig, records: Sequence[Record], renderer: Renderer) -> list[Prompt]:
-    """Return the first words of a few documents, for a model that only continues text."""
-    openings = [" ".join(r.text.split()[:6]) for r in records if isinstance(r, Document)][: config.count]
-    tokenizer = renderer.tokenizer
-    start = () if tokenizer.bos_id is None else (tokenizer.bos_id,)
-    return [Prompt((Message(Role.USER, text),), (*start, *tokenizer.encode_text(text))) for text in openings if text]
+def _prompt(messages: tuple[Message, ...], renderer: Renderer, tools: Sequence[Mapping[str, object]] = ()) -> Prompt:
+    return Prompt(messages, tuple(renderer.prompt_ids(messages, tools)))

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from tutelage.config.schema import Config, Method, Precision
+from tutelage.errors import ConfigError
 from tutelage.model.adapters import add_lora, is_adapted
 from tutelage.model.attention import AttentionChoice, choose_attention, register_attention
 from tutelage.model.load import build_from_config, grow_embeddings, load_model, read_config, set_dropout
@@ -35,6 +36,26 @@ class Trainee:
     def num_parameters(self) -> int:
         """All parameters, tied ones once."""
         return sum(p.numel() for p in self.model.parameters())
+
+    @property
+    def context_tokens(self) -> int | None:
+        """The longest sequence that the architecture was made for, where it says so."""
+        text = self.model.config.get_text_config()  # type: ignore[operator,union-attr]
+        limit = getattr(text, "max_position_embeddings", None)
+        return limit if isinstance(limit, int) and limit > 0 else None
+
+    def require_room(self, longest_tokens: int) -> None:
+        """Refuse documents longer than the model's context.
+
+        Raises:
+            ConfigError: with the mend.
+        """
+        limit = self.context_tokens
+        if limit is not None and longest_tokens > limit:
+            raise ConfigError(
+                f"the longest document has {longest_tokens:,} tokens, more than the model's context of {limit:,}",
+                mend=f"data.max_tokens={limit} with data.too_long=drop or drop_oldest_turns",
+            )
 
     @property
     def num_trainable(self) -> int:

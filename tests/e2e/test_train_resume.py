@@ -1,0 +1,136 @@
+"""A run that is stopped at any step and resumed ends as the run that was not, bit for bit."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+from tiny import tiny_folder
+
+from tutelage.config.load import Resolved, load_config
+from tutelage.errors import RunDirError
+from tutelage.files import jsonl
+from tutelage.files.rundir import RunDir
+from tutelage.generate.local import generate
+from tutelage.train.loop import train
+from tutelage.train.narrate import Narrator
+from tutelage.train.trainee import Start
+
+NUM_STEPS = 6
+
+
+class Stopper(Narrator):
+    """Sends this process a SIGTERM when a step is done, as a scheduler would."""
+
+    def __init__(self, step: int) -> None:
+        self.at = step
+
+    def step(self, metrics: Mapping[str, Any]) -> None:
+        if metrics["step"] == self.at:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("resume")
+    tiny_folder(folder / "model", "gpt2", resid_pdrop=0.1, embd_pdrop=0.1, attn_pdrop=0.1)
+    texts = [f"The baker number {i} sells {i % 7} loaves and {i % 5} cakes. " * (1 + i % 3) for i in range(60)]
+    (folder / "text.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    return folder
+
+
+def configuration(place: Path, *changes: str) -> Resolved:
+    return load_config(
+        None,
+        [
+            f"model.path={place / 'model'}",
+            f"data.train.0.path={place / 'text.jsonl'}",
+            "data.held_out_fraction=0.1",
+            "data.max_tokens=128",
+            "train.batch_tokens=512",
+            "train.learning_rate=1e-3",
+            f"train.max_steps={NUM_STEPS}",
+            "train.neftune_alpha=5",
+            "train.evaluate_every_steps=2",
+            "train.early_stopping.patience=50",
+            "sample.count=1",
+            "sample.max_new_tokens=4",
+            *changes,
+        ],
+    )
+
+
+def go(place: Path, name: str, *changes: str, narrator: Narrator | None = None, resume: bool = False) -> str:
+    folder = place / name
+    with RunDir.open(folder, lock=True) if resume else RunDir.create(folder) as run:
+        resolved = configuration(place, *changes)
+        return train(
+            resolved, run, generate=generate, narrator=narrator, start=Start.WEIGHTS, resume=resume
+        ).status
+
+
+def outcome(folder: Path) -> tuple[dict[str, bytes], list[dict[str, Any]]]:
+    """Return the bytes of the final weights, and what was measured on the way, without the clock."""
+    weights = {name: tensor.numpy().tobytes() for name, tensor in load_file(folder / "final/model.safetensors").items()}
+    lines = [*jsonl.read(folder / "metrics.jsonl"), *jsonl.read(folder / "evals.jsonl"), *jsonl.read(folder / "samples.jsonl")]
+    return weights, [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
+
+
+@pytest.fixture(scope="module")
+def straight(place: Path) -> tuple[dict[str, bytes], list[dict[str, Any]]]:
+    assert go(place, "straight") == "finished"
+    return outcome(place / "straight")
+
+
+def test_the_same_run_twice_gives_the_same_bits(place: Path, straight: Any) -> None:
+    assert go(place, "again") == "finished"
+    assert outcome(place / "again") == straight
+
+
+@pytest.mark.parametrize("cut", range(1, NUM_STEPS))
+def test_a_run_cut_at_any_step_ends_as_if_it_had_not_been(place: Path, straight: Any, cut: int) -> None:
+    name = f"cut-{cut}"
+    assert go(place, name, narrator=Stopper(cut)) == "stopped"
+    assert RunDir.open(place / name).status["status"] == "stopped"
+    assert not (place / name / "final").exists()
+    assert go(place, name, resume=True) == "finished"
+    assert outcome(place / name) == straight
+
+
+def test_a_run_that_was_killed_goes_on_from_its_last_checkpoint(place: Path, straight: Any) -> None:
+    class Killed(Exception):
+        pass
+
+    class Killer(Narrator):
+        def step(self, metrics: Mapping[str, Any]) -> None:
+            if metrics["step"] == 5:
+                raise Killed
+
+    with pytest.raises(Killed):
+        go(place, "killed", "train.checkpoint_every_steps=2", narrator=Killer())
+    assert RunDir.open(place / "killed").status["status"] == "failed"
+    assert go(place, "killed", "train.checkpoint_every_steps=2", resume=True) == "finished"
+    assert outcome(place / "killed") == straight
+
+
+def test_a_changed_configuration_is_not_resumed(place: Path) -> None:
+    go(place, "changed", narrator=Stopper(2))
+    with pytest.raises(RunDirError, match="the configuration changed"):
+        go(place, "changed", "train.learning_rate=2e-3", resume=True)
+
+
+def test_changed_data_are_not_resumed(place: Path) -> None:
+    go(place, "data", f"data.train.0.path={place / 'text.jsonl'}", narrator=Stopper(2))
+    text = (place / "text.jsonl").read_text()
+    try:
+        (place / "text.jsonl").write_text(text.replace("number 3 ", "number three "))
+        with pytest.raises(RunDirError, match="the documents or their order changed"):
+            go(place, "data", f"data.train.0.path={place / 'text.jsonl'}", resume=True)
+    finally:
+        (place / "text.jsonl").write_text(text)
