@@ -17,10 +17,11 @@ Seed = Annotated[int, typer.Option(help="Seed of the world; what ships is made w
 
 
 @app.command("text")
-def text(out: OutFolder, documents: Annotated[int, typer.Option(min=1)] = 400_000, seed: Seed = 0) -> None:
+def text(out: OutFolder, documents: Annotated[int, typer.Option(min=1)] = 240_000, seed: Seed = 0) -> None:
     """Write the pre-training text of the small world.
 
-    tutelage lab text world-text
+    Examples:
+        tutelage lab text world-text
     """
     from tutelage.files.atomic import new_folder
     from tutelage.lab.base import write_text
@@ -41,7 +42,8 @@ def lessons(
 ) -> None:
     """Write the instruction examples of the small world.
 
-    tutelage lab lessons world-lessons
+    Examples:
+        tutelage lab lessons world-lessons
     """
     from tutelage.files.atomic import new_folder
     from tutelage.lab.lessons import Side, write_lessons
@@ -57,7 +59,8 @@ def lessons(
 def model(out: OutFolder, seed: Seed = 0) -> None:
     """Pre-train the base model that ships, from nothing (about three quarters of an hour on 2 CPU cores).
 
-    tutelage lab model my-base
+    Examples:
+        tutelage lab model my-base
     """
     from tutelage.cli.console import output
     from tutelage.cli.training import open_run, terminal_narrator, write_page

@@ -24,7 +24,7 @@ PRESET = "lab-base"
 VOCABULARY = 2048
 END_OF_TEXT = "<|endoftext|>"
 TOKENIZER_DOCUMENTS = 60_000
-TEXT_DOCUMENTS = 400_000
+TEXT_DOCUMENTS = 240_000
 HELD_OUT_START = 10**9
 """Documents from this number on are never trained on."""
 HELD_OUT_DOCUMENTS = 400
@@ -42,7 +42,7 @@ ARCHITECTURE: dict[str, Any] = {
     "rope_theta": 10000.0,
     "rms_norm_eps": 1e-5,
     "tie_word_embeddings": True,
-    "initializer_range": 0.02,
+    "initializer_range": 0.06,
     "bos_token_id": None,
     "eos_token_id": 0,
     "pad_token_id": None,

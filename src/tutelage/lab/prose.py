@@ -224,17 +224,17 @@ def _words(world: World, rng: random.Random) -> str:
 
 # Shares of the kinds of document, in documents.
 KINDS: tuple[tuple[Callable[[World, random.Random], str], float], ...] = (
-    (_portrait, 16.0),
-    (_gossip, 10.0),
+    (_portrait, 14.0),
+    (_gossip, 8.0),
     (_asked, 10.0),
     (_friends, 8.0),
-    (_town_list, 4.0),
+    (_town_list, 3.0),
     (_numbers, 9.0),
-    (_words, 30.0),
+    (_words, 36.0),
     (tales.story, 5.0),
     (tales.sharing, 4.0),
     (tales.letter, 2.0),
-    (tales.rhyme, 3.0),
+    (tales.rhyme, 2.0),
 )
 
 
