@@ -19,7 +19,7 @@ from tutelage.data.formats import describe, detect_kind, guess_kind, parse_row
 from tutelage.data.ledger import Ledger, SourceAccount
 from tutelage.data.reasons import Reason, RowError
 from tutelage.data.rows import EXCERPT_BYTES, RawRow, iter_json, iter_json_lines, iter_text
-from tutelage.data.tables import HUB_PREFIX, is_saved_data_set, iter_csv, iter_data_set, iter_parquet
+from tutelage.data.tables import HUB_PREFIX, is_saved_data_set, iter_csv, iter_data_set, iter_parquet, split_hub_path
 from tutelage.errors import DataError
 from tutelage.files.manifest import sha256_file
 
@@ -107,7 +107,9 @@ def default_name(path: str) -> str:
         >>> default_name("data/dolly.jsonl.gz"), default_name("hub:owner/name")
         ('dolly', 'name')
     """
-    name = Path(path.removeprefix(HUB_PREFIX)).name
+    if path.startswith(HUB_PREFIX):
+        return Path(split_hub_path(path)[0]).name
+    name = Path(path).name
     stem = Path(name.removesuffix(".gz")).stem if format_of(Path(name)) else name
     return stem.strip("*") or Path(path).resolve().parent.name
 
@@ -223,7 +225,7 @@ def _parse_rows(
 
 
 def _stop(account: SourceAccount, ledger: Ledger, *, rows: str) -> None:
-    faulty = [e for e in ledger.quarantine if e.source == account.name and e.reason in _FAULTS][:5]
+    faulty = [e for e in ledger.quarantine if e.source == account.name and e.reason not in _RULES][:5]
     lines = [f"  {entry.where}: {entry.reason}: {entry.cause}" for entry in faulty]
     more = account.num_faulty - len(faulty)
     if more > 0:
@@ -235,7 +237,8 @@ def _stop(account: SourceAccount, ledger: Ledger, *, rows: str) -> None:
     )
 
 
-_FAULTS = frozenset(reason.value for reason in Reason if reason.is_fault)
+# Not "is a fault": a row that the chat template refused is one, too, and its reason is none of this room's.
+_RULES = frozenset(reason.value for reason in Reason if not reason.is_fault)
 
 
 def _rounded_up(fraction: float) -> str:
@@ -243,7 +246,7 @@ def _rounded_up(fraction: float) -> str:
     scale = 0.01
     while scale > fraction / 10 and scale > 1e-9:
         scale /= 10
-    return f"{min(1.0, (int(fraction / scale) + 1) * scale):.9f}".rstrip("0")
+    return f"{min(1.0, (int(fraction / scale) + 1) * scale):.9f}".rstrip("0").rstrip(".")
 
 
 def _nearest_names(place: Path) -> str:

@@ -75,7 +75,7 @@ def is_saved_data_set(folder: Path) -> bool:
 
 
 def iter_data_set(path: str, *, split: str) -> Iterator[RawRow]:
-    """Yield the rows of a split of `hub:owner/name`, `hub:owner/name@revision`, or of a folder made by `save_to_disk`.
+    """Yield the rows of a split of `hub:owner/name[:subset][@revision]`, or of a folder made by `save_to_disk`.
 
     Raises: DataError when datasets is not installed, there is no such data set or split, or it cannot be loaded.
     """
@@ -87,12 +87,24 @@ def iter_data_set(path: str, *, split: str) -> Iterator[RawRow]:
             row += 1
 
 
+def split_hub_path(path: str) -> tuple[str, str | None, str | None]:
+    """Return name, subset and revision of a path to the Hub.
+
+    Example:
+        >>> split_hub_path("hub:owner/name:subset@main"), split_hub_path("hub:owner/name")
+        (('owner/name', 'subset', 'main'), ('owner/name', None, None))
+    """
+    whole, _, revision = path.removeprefix(HUB_PREFIX).partition("@")
+    name, _, subset = whole.partition(":")
+    return name, subset or None, revision or None
+
+
 def _load_data_set(path: str, split: str) -> Any:
     datasets = _module("datasets")
     try:
         if path.startswith(HUB_PREFIX):
-            name, _, revision = path.removeprefix(HUB_PREFIX).partition("@")
-            found = datasets.load_dataset(name, revision=revision or None)
+            name, subset, revision = split_hub_path(path)
+            found = datasets.load_dataset(name, subset, revision=revision)
         else:
             found = datasets.load_from_disk(path)
     except (

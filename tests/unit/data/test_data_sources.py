@@ -127,6 +127,32 @@ def test_a_data_set_saved_to_disk_is_read_by_split(tmp_path: Path) -> None:
     assert "train, test" in caught.value.mend
 
 
+def test_a_subset_of_a_data_set_is_loaded_as_from_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("datasets")
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    folder = tmp_path / "set"
+    folder.mkdir()
+    for name, rows in (("main", ROWS[:2]), ("other", ROWS[2:])):
+        (folder / f"{name}.jsonl").write_text(lines(rows))
+    subsets = "".join(f"- config_name: {name}\n  data_files: {name}.jsonl\n" for name in ("main", "other"))
+    (folder / "README.md").write_text(f"---\nconfigs:\n{subsets}---\n")
+    assert questions(f"hub:{folder}:other") == QUESTIONS[2:]
+    with pytest.raises(DataError, match="cannot be loaded") as caught:
+        read(f"hub:{folder}")  # which subset is not said
+    assert "main" in str(caught.value)
+
+
+def test_a_data_set_that_is_a_script_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("datasets")
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    folder = tmp_path / "set"
+    folder.mkdir()
+    (folder / "set.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    with pytest.raises(DataError, match="cannot be loaded"):
+        read(f"hub:{folder}")
+    assert not (tmp_path / "ran").exists()
+
+
 def test_a_name_that_is_no_data_set_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("datasets")
     monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
@@ -216,6 +242,7 @@ def test_two_sources_of_one_name_are_told_apart(tmp_path: Path) -> None:
         ("data/a.jsonl", "a"),
         ("a.b.jsonl.gz", "a.b"),
         ("hub:owner/set", "set"),
+        ("hub:owner/set:part@v1.0", "set"),
         ("folder/set/", "set"),
         ("data/*.jsonl", "data"),
         ("data/part-*.jsonl", "part-"),
