@@ -25,6 +25,7 @@ class Dialect:
     `prompt_tail` is the generation prompt proper: what asking for one adds to the text.
     `unprompted_header` is what the template writes before an answer although its generation prompt does not hold it:
     words that are not the assistant's, yet that no server would write for it. Empty for a sound template.
+    `answers_end_bare`: nothing is written behind an answer, so that only the header of a next message can stop it.
     """
 
     template: Template
@@ -32,6 +33,7 @@ class Dialect:
     form: MessageForm
     prompt_tail: str
     unprompted_header: str
+    answers_end_bare: bool = False
 
 
 def learn_dialect(template: Template, variables: Mapping[str, Json]) -> Dialect:
@@ -48,7 +50,9 @@ def learn_dialect(template: Template, variables: Mapping[str, Json]) -> Dialect:
     except TemplateError:
         return Dialect(template, variables, form, "", "")
     tail = prompt[len(bare) :] if prompt.startswith(bare) else ""
-    return Dialect(template, variables, form, tail, _unprompted_header(answered, prompt))
+    said = answered.sources_of(1)
+    bare_end = bool(said) and not answered.text[said[-1].end :].strip()
+    return Dialect(template, variables, form, tail, _unprompted_header(answered, prompt), bare_end)
 
 
 def _unprompted_header(answered: TracedRender, prompt: str) -> str:

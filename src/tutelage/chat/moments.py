@@ -65,12 +65,13 @@ class Moments:
         """Whether later messages have left the text up to the end of `turn` as it was when the turn was the last."""
         if turn.message == count - 1:
             return True
-        if not turn.prompt_matches:
+        if not turn.prompt_matches or turn.stop_id is None:
             return self.turn(self.render(turn.message + 1), turn.message) == turn
-        if render.known_before(turn.end) <= turn.message:
+        end = turn.stop if turn.stop_is_header else turn.end
+        if render.known_before(end) <= turn.message:
             return True
         try:
-            return self.text(turn.message + 1)[: turn.end] == render.text[: turn.end]
+            return self.text(turn.message + 1)[:end] == render.text[:end]
         except TemplateError:
             return False
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 # T tokens, V vocabulary
 
+_BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 _SENTINEL = "\ue0f8\ue0f9\ue0f8"  # a control string of our own, never part of a text that is encoded
 
 
@@ -118,10 +119,11 @@ class ChatTokenizer:
 
     @cached_property
     def control_tokens(self) -> dict[int, ControlToken]:
-        """Every added token, special or not, by id."""
+        """Every added token, special or not, by id; bytes that a vocabulary falls back to (`<0x0A>`) are no controls."""
         return {
             number: ControlToken(token.content, number, token.special)
             for number, token in self.hf.added_tokens_decoder.items()
+            if not _BYTE.fullmatch(token.content)
         }
 
     @cached_property

@@ -20,7 +20,8 @@ from tutelage.chat.trace import Field
 class Turn:
     """An assistant's turn as characters of the rendered text: produced [start, end), of which [stop, end) stops it.
 
-    `stop == end` when nothing ends the turn. `prompt_matches` is False when the text before `start` is not what the
+    `stop == end` when nothing ends the turn. `stop_is_header`: what stops it is the header of the next message.
+    `prompt_matches` is False when the text before `start` is not what the
     template renders as generation prompt.
     """
 
@@ -30,6 +31,7 @@ class Turn:
     end: int
     stop_id: int | None
     prompt_matches: bool = True
+    stop_is_header: bool = False
 
 
 class StopFinder:
@@ -50,8 +52,6 @@ class StopFinder:
         Behind the last character that came from the message, and within what the template wrote for it, the first
         token at which generation is known to stop counts; without one the last special token; else the last added one.
         Where the end of what was written for the message is not known (not `exact`), the first one counts throughout.
-        If the template wrote none, the header of the next message may be what stops the turn: then it is the control
-        token that stands directly behind it.
         """
         found = list(self._pattern.finditer(render.text, last_said, region_end))
         for known in (self._eos, self._special, self._ids.keys()):
@@ -59,9 +59,13 @@ class StopFinder:
             if matches:
                 match = matches[-1] if exact and known is not self._eos else matches[0]
                 return match.start(), match.end(), self._ids[match.group()]
-        behind = self._pattern.match(render.text, region_end)
-        if behind and behind.group() in self._special and not _said_at(render, behind.start()):
-            return behind.start(), behind.end(), self._ids[behind.group()]
+        return None
+
+    def header_behind(self, render: TracedRender, position: int) -> tuple[int, int, int] | None:
+        """Return (start, end, id) of the special token that the template wrote at `position`, or None."""
+        match = self._pattern.match(render.text, position)
+        if match and match.group() in self._special and not _said_at(render, position):
+            return match.start(), match.end(), self._ids[match.group()]
         return None
 
     def outside_control(self, text: str, begin: int, position: int) -> int:
@@ -88,10 +92,13 @@ def find_turn(render: TracedRender, message: int, prompt: str | None, dialect: D
     last_said = said[-1].end if said else region[1]
     start, matches = _start(render.text, region[0], first_said, prompt, dialect, stops)
     found = stops.find(render, max(last_said, start), region[1], exact=exact is not None)
+    by_header = found is None and dialect.answers_end_bare
+    if by_header:
+        found = stops.header_behind(render, region[1])
     if found is None:
         end = max(last_said, start, start + len(render.text[start : region[1]].rstrip()))
         return Turn(message, start, end, end, None, matches)
-    return Turn(message, start, found[0], found[1], found[2], matches)
+    return Turn(message, start, *found, matches, by_header)
 
 
 def _start(
