@@ -24,7 +24,7 @@ def text(out: OutFolder, documents: Annotated[int, typer.Option(min=1)] = 240_00
         tutelage lab text world-text
     """
     from tutelage.files.atomic import new_folder
-    from tutelage.lab.base import write_text
+    from tutelage.lab.pretraining import write_text
     from tutelage.lab.world import make_world
 
     with new_folder(out) as staging:
@@ -67,7 +67,7 @@ def model(out: OutFolder, seed: Seed = 0) -> None:
     from tutelage.config.load import load_config
     from tutelage.errors import TrainingError
     from tutelage.generate.local import generate
-    from tutelage.lab.base import PRESET, build_base
+    from tutelage.lab.pretraining import PRESET, build_base
     from tutelage.lab.world import make_world
     from tutelage.train.loop import train as run_train
     from tutelage.train.trainee import Start

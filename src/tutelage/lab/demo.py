@@ -18,7 +18,7 @@ from tutelage.files import jsonl
 from tutelage.files.atomic import write_json
 from tutelage.files.manifest import sha256_file
 from tutelage.files.rundir import RunDir
-from tutelage.lab import base, prose
+from tutelage.lab import pretraining, prose
 from tutelage.lab.lessons import Kind, Lesson, Side, lessons, stranger_questions, transfer_questions, write_lessons
 from tutelage.lab.scoring import Answered, Tally, answer_lessons, asker, invented, tally, total
 from tutelage.lab.world import World, make_world
@@ -122,9 +122,9 @@ def write_data(folder: Path, world: World, *, seed: int, size: Size) -> None:
     """Write lessons and replay text for training, and the held-out sides of both."""
     write_lessons(folder / "lessons.jsonl", world, Side.TRAIN, size.lessons, seed=seed)
     write_lessons(folder / "held-out-lessons.jsonl", world, Side.HELD_OUT, size.held_out)
-    jsonl.write(folder / "replay.jsonl", base.text_rows(prose.documents(world, seed * size.replay, size.replay)))
-    held_out_text = base.held_out_text(world, min(base.HELD_OUT_DOCUMENTS, 10 * size.held_out))
-    jsonl.write(folder / "held-out-text.jsonl", base.text_rows(held_out_text))
+    jsonl.write(folder / "replay.jsonl", pretraining.text_rows(prose.documents(world, seed * size.replay, size.replay)))
+    held_out_text = pretraining.held_out_text(world, min(pretraining.HELD_OUT_DOCUMENTS, 10 * size.held_out))
+    jsonl.write(folder / "held-out-text.jsonl", pretraining.text_rows(held_out_text))
 
 
 def run_demo(run: RunDir, resolved: Resolved, narrator: Any, *, size: Size = FULL) -> DemoResult:
