@@ -24,7 +24,10 @@ from tutelage.data.strict_json import MAX_DEPTH, parse_json
 from tutelage.errors import DataError
 
 QUICK = settings(max_examples=60, deadline=None)
-TEXT = st.text(st.characters(codec="utf-8"), min_size=1, max_size=20).filter(str.strip)
+TEXT = st.one_of(
+    st.text(st.characters(codec="utf-8"), min_size=1, max_size=20),
+    st.text(st.sampled_from('"\\[]{},:a\n\r'), min_size=1, max_size=12),  # what could be taken for structure
+).filter(str.strip)
 ROW = st.fixed_dictionaries({"prompt": TEXT, "completion": TEXT})
 JSON = st.recursive(
     st.none()

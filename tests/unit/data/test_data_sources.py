@@ -220,6 +220,14 @@ def test_a_mapping_that_does_not_fit_is_an_error_and_is_never_ignored(
     assert mend in caught.value.mend
 
 
+def test_rows_that_a_rule_leaves_out_do_not_stop_the_reading(tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text(lines([{**row, "label": row is ROWS[0]} for row in ROWS]))
+    records, ledger = read(file)
+    assert len(records) == 1
+    assert ledger.totals.dropped == {"labelled undesirable": 4}
+
+
 def test_a_limit_reads_the_first_rows_only(tmp_path: Path) -> None:
     file = tmp_path / "rows.jsonl"
     file.write_text(lines(ROWS) + "oops")
