@@ -45,6 +45,7 @@ def run(
 
     Without a terminal each line of standard input is a turn, and only the answers are written to standard output.
 
+    Examples:
         tutelage chat runs/mine
         tutelage chat Qwen/Qwen3-0.6B --system "Answer in one sentence." --temperature 0.7
         echo "Who is the baker?" | tutelage chat runs/mine

@@ -39,6 +39,7 @@ def run(
     The exit code is 0 when it may, otherwise that of the first problem: 3 data, 4 chat template, 7 isolation. Only
     tokenizer files are needed as the model, except with --probe.
 
+    Examples:
         tutelage check chats.jsonl --model Qwen/Qwen3-0.6B
         tutelage check mine.yaml
         tutelage check chats.jsonl --model my-model --probe --json
@@ -116,6 +117,8 @@ def _print_findings(
 ) -> None:
     show = output().print
     show(prepared.ledger.table())
+    for account in prepared.ledger.sources.values():
+        show(f"{escape(account.name)} read as {escape(account.taken_as or account.kind)}")
     _print_figures(prepared)
     _print_lengths([len(document) for document in prepared.documents])
     _print_shares(prepared)

@@ -18,11 +18,10 @@ app = typer.Typer(no_args_is_help=True, help="What a configuration may say: keys
 def schema() -> None:
     """Print the JSON Schema of a configuration, for editors that check and complete YAML.
 
+    Examples:
         tutelage config schema > tutelage.schema.json
 
-    Then begin a configuration with the line
-
-        # yaml-language-server: $schema=tutelage.schema.json
+    A configuration that begins with `# yaml-language-server: $schema=tutelage.schema.json` is then checked as you type.
     """
     from tutelage.config.explain import json_schema
     from tutelage.files.encode import encode_json
@@ -36,8 +35,9 @@ def presets(
 ) -> None:
     """List the presets that ship, or print one of them to begin your own from.
 
-    tutelage config presets
-    tutelage config presets sft-lora > mine.yaml
+    Examples:
+        tutelage config presets
+        tutelage config presets sft-lora > mine.yaml
     """
     from tutelage.config.load import preset_names, preset_text
 
@@ -58,9 +58,10 @@ def explain(
 ) -> None:
     """Print every value of a configuration and where it came from; without one, every key and what it means.
 
-    tutelage config explain
-    tutelage config explain --key lora
-    tutelage config explain mine.yaml train.epochs=2
+    Examples:
+        tutelage config explain
+        tutelage config explain --key lora
+        tutelage config explain mine.yaml train.epochs=2
     """
     if words or preset:
         print_resolved(resolve(words, preset=preset), everything=True, containing=key)

@@ -22,7 +22,8 @@ def run(
 ) -> None:
     """Fine-tune the small model that ships into an assistant, and ask it the same questions before and after.
 
-    tutelage demo
+    Examples:
+        tutelage demo
     """
     from datetime import datetime
 

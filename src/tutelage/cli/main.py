@@ -7,10 +7,12 @@ answers at once. `tests/unit/cli/test_cli_main.py` holds every verb to that.
 
 from __future__ import annotations
 
+import inspect
 import sys
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 
 from tutelage import __version__
 from tutelage.cli import chat, check, config, demo, lab, merge, pretrain, report, show, train
@@ -29,13 +31,21 @@ app = typer.Typer(
 )
 
 
+def _shown(docstring: str | None) -> str:
+    """Return a docstring as help: brackets are no markup, and indented lines, which are typed, begin with a prompt.
+
+    (The help formatter would take their indent away.)
+    """
+    lines = inspect.cleandoc(docstring or "").splitlines()
+    return "\n".join(escape(line if not line.startswith("    ") else f"    $ {line.strip()}") for line in lines)
+
+
 def _print_version(asked: bool) -> None:
     if asked:
         typer.echo(f"tutelage {__version__}")
         raise typer.Exit
 
 
-@app.callback()
 def _tutelage(
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
@@ -44,7 +54,6 @@ def _tutelage(
     """Supervised fine-tuning of language models, from raw examples to a tuned assistant with a report.
 
     A first look, then a run of your own:
-
         tutelage demo
         tutelage show chats.jsonl --model Qwen/Qwen3-0.6B --html masks.html
         tutelage check chats.jsonl --model Qwen/Qwen3-0.6B
@@ -53,6 +62,7 @@ def _tutelage(
     """
 
 
+app.callback(help=_shown(_tutelage.__doc__))(_tutelage)
 app.command("demo")(demo.run)
 app.command("show")(show.run)
 app.command("check")(check.run)
@@ -63,6 +73,17 @@ app.command("chat")(chat.run)
 app.command("report")(report.run)
 app.add_typer(config.app, name="config")
 app.add_typer(lab.app, name="lab")
+
+
+def _write_help(verbs: typer.Typer) -> None:
+    for command in verbs.registered_commands:
+        command.help = _shown(command.callback.__doc__)
+    for group in verbs.registered_groups:
+        if group.typer_instance is not None:
+            _write_help(group.typer_instance)
+
+
+_write_help(app)
 
 
 def main() -> None:

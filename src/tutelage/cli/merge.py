@@ -38,7 +38,8 @@ def run(
 ) -> None:
     """Fold a LoRA adapter into its base model; the result is re-loaded and its logits compared before it is called done.
 
-    tutelage merge runs/mine merged
+    Examples:
+        tutelage merge runs/mine merged
     """
     import torch
 

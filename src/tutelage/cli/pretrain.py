@@ -11,7 +11,8 @@ def run(words: ConfigWords = None, preset: PresetName = None, dry_run: DryRun = 
 
     `model.path` is a folder with config.json and tokenizer files. To go on from weights instead, use `tutelage train`.
 
-    tutelage pretrain --preset pretrain model.path=my-config-and-tokenizer data.train.0.path=text.jsonl
+    Examples:
+        tutelage pretrain --preset pretrain model.path=my-config-and-tokenizer data.train.0.path=text.jsonl
     """
     resolved = resolve(words, preset=preset)
     from tutelage.cli.training import run_training

@@ -16,7 +16,8 @@ def run(
 ) -> None:
     """Write the HTML page of a run again from its files, or one page that compares several runs.
 
-    tutelage report runs/mine
-    tutelage report runs/a runs/b --out compared.html
+    Examples:
+        tutelage report runs/mine
+        tutelage report runs/a runs/b --out compared.html
     """
     raise NotImplementedError

@@ -63,6 +63,7 @@ def run(
     Only tokenizer files are needed as the model. Without --row the worst documents come first: the longest, the least
     supervised, those with the most control strings typed into them.
 
+    Examples:
         tutelage show chats.jsonl --model Qwen/Qwen3-0.6B
         tutelage show chats.jsonl --model my-model --row 17
         tutelage show chats.jsonl --model my-model --html masks.html --count 100

@@ -19,11 +19,12 @@ Resume = Annotated[
 def run(words: ConfigWords = None, preset: PresetName = None, dry_run: DryRun = False, resume: Resume = False) -> None:
     """Fine-tune a model, fully or with LoRA, and leave the result and a report in a run directory.
 
-    tutelage train mine.yaml
-    tutelage train mine.yaml train.learning_rate=1e-5 --dry-run
-    tutelage train mine.yaml run.dir=runs/mine --resume
-    tutelage train --preset sft-lora model.path=Qwen/Qwen3-0.6B data.train.0.path=chats.jsonl run.dir=runs/mine
-    torchrun --nproc-per-node 2 -m tutelage train mine.yaml
+    Examples:
+        tutelage train mine.yaml
+        tutelage train mine.yaml train.learning_rate=1e-5 --dry-run
+        tutelage train mine.yaml run.dir=runs/mine --resume
+        tutelage train --preset sft-lora model.path=Qwen/Qwen3-0.6B data.train.0.path=chats.jsonl run.dir=runs/mine
+        torchrun --nproc-per-node 2 -m tutelage train mine.yaml
     """
     resolved = resolve(words, preset=preset)
     from tutelage.cli.training import run_training

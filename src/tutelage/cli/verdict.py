@@ -35,15 +35,15 @@ class Bin:
 def problems_of(prepared: Prepared, config: Config) -> list[TutelageError]:
     """Return everything for which training would stop; an empty list means that it may begin."""
     found: list[TutelageError] = []
-    for account in prepared.ledger.sources.values():
-        try:
-            judge(account, prepared.ledger, config.data.max_bad_fraction)
-        except DataError as error:
-            found.append(error)
     if prepared.contract is not None:
         try:
             prepared.contract.raise_if_broken()
         except TemplateError as error:
+            found.append(error)
+    for account in prepared.ledger.sources.values():
+        try:
+            judge(account, prepared.ledger, config.data.max_bad_fraction)
+        except DataError as error:
             found.append(error)
     too_long = prepared.ledger.totals.dropped.get(Reason.TOO_LONG.value, 0)
     if too_long and config.data.too_long is TooLong.ERROR:
@@ -61,15 +61,13 @@ def problems_of(prepared: Prepared, config: Config) -> list[TutelageError]:
 
 def warnings_of(prepared: Prepared, config: Config) -> list[str]:
     """Return what does not forbid training, but should be known before it."""
-    return [*_row_warnings(prepared, config), *_token_warnings(prepared, config), *_share_warnings(prepared)]
+    return [*_row_warnings(prepared), *_token_warnings(prepared, config), *_share_warnings(prepared)]
 
 
-def _row_warnings(prepared: Prepared, config: Config) -> Iterator[str]:
+def _row_warnings(prepared: Prepared) -> Iterator[str]:
     totals = prepared.ledger.totals
     for reason, number in sorted(totals.dropped.items()):
-        forbidden = reason == Reason.TOO_LONG and config.data.too_long is TooLong.ERROR
-        if not forbidden:
-            yield f"{number:,} of {totals.rows:,} rows are left out: {reason}"
+        yield f"{number:,} of {totals.rows:,} rows are left out: {reason}"
     rows = {(document.where, document.record_id) for document in prepared.documents}
     copies = Counter(record_id for _, record_id in rows)
     repeated = sum(number - 1 for number in copies.values())

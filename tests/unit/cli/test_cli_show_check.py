@@ -241,6 +241,7 @@ def test_check_refuses_a_template_that_breaks_the_contract(tmp_path: Path, data:
     code, verdict = check(data, "--model", tmp_path / "bare")
     assert code == 4
     assert verdict["may_train"] is False
+    assert any(not one["passed"] for one in verdict["contract"])
     assert verdict["problems"][0]["kind"] == "TemplateError"
 
 
