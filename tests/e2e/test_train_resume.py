@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 from safetensors.torch import load_file
-from tiny import tiny_folder
 
+from tiny import tiny_folder
 from tutelage.config.load import Resolved, load_config
 from tutelage.errors import RunDirError
 from tutelage.files import jsonl
@@ -70,15 +70,17 @@ def go(place: Path, name: str, *changes: str, narrator: Narrator | None = None, 
     folder = place / name
     with RunDir.open(folder, lock=True) if resume else RunDir.create(folder) as run:
         resolved = configuration(place, *changes)
-        return train(
-            resolved, run, generate=generate, narrator=narrator, start=Start.WEIGHTS, resume=resume
-        ).status
+        return train(resolved, run, generate=generate, narrator=narrator, start=Start.WEIGHTS, resume=resume).status
 
 
 def outcome(folder: Path) -> tuple[dict[str, bytes], list[dict[str, Any]]]:
     """Return the bytes of the final weights, and what was measured on the way, without the clock."""
     weights = {name: tensor.numpy().tobytes() for name, tensor in load_file(folder / "final/model.safetensors").items()}
-    lines = [*jsonl.read(folder / "metrics.jsonl"), *jsonl.read(folder / "evals.jsonl"), *jsonl.read(folder / "samples.jsonl")]
+    lines = [
+        *jsonl.read(folder / "metrics.jsonl"),
+        *jsonl.read(folder / "evals.jsonl"),
+        *jsonl.read(folder / "samples.jsonl"),
+    ]
     return weights, [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
 
 
@@ -104,15 +106,15 @@ def test_a_run_cut_at_any_step_ends_as_if_it_had_not_been(place: Path, straight:
 
 
 def test_a_run_that_was_killed_goes_on_from_its_last_checkpoint(place: Path, straight: Any) -> None:
-    class Killed(Exception):
+    class KilledError(Exception):
         pass
 
     class Killer(Narrator):
         def step(self, metrics: Mapping[str, Any]) -> None:
             if metrics["step"] == 5:
-                raise Killed
+                raise KilledError
 
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         go(place, "killed", "train.checkpoint_every_steps=2", narrator=Killer())
     assert RunDir.open(place / "killed").status["status"] == "failed"
     assert go(place, "killed", "train.checkpoint_every_steps=2", resume=True) == "finished"

@@ -22,7 +22,11 @@ def run_ranks(folder: Path, count: int) -> None:
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"] if count > 1 else []
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     ended = subprocess.run(
-        [sys.executable, *launcher, str(PROGRAM), str(folder)], capture_output=True, text=True, timeout=300, env=environment
+        [sys.executable, *launcher, str(PROGRAM), str(folder)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=environment,
     )
     assert ended.returncode == 0, ended.stderr[-3000:]
 

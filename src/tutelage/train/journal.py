@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Any
 
 from tutelage.config.load import Resolved
+from tutelage.data.ledger import Ledger
 from tutelage.files import jsonl
 from tutelage.files.atomic import write_json, write_text
 from tutelage.files.rundir import RunDir
@@ -54,6 +55,11 @@ class Journal:
         """Write one JSON file of the run."""
         if self.writes:
             write_json(path, content)
+
+    def write_ledger(self, ledger: Ledger) -> None:
+        """Write the books as they stand, and the rows that are not trained on."""
+        if self.writes:
+            ledger.write(self.run.ledger, quarantine=self.run.quarantine)
 
     def step(self, metrics: Mapping[str, Any]) -> None:
         """Append the line of one step."""

@@ -55,9 +55,10 @@ class Improvement:
     best_step: int = 0
     evaluations_since: int = 0
 
-    def after(self, loss: float, step: int, min_improvement: float = 0.0) -> Improvement:
-        """Return the state after an evaluation: a loss lower by more than `min_improvement` is a new best."""
-        if loss < self.best_loss - min_improvement:
+    def after(self, loss: float, step: int, rule: EarlyStopping | None = None) -> Improvement:
+        """Return the state after an evaluation: a loss lower by more than the rule's `min_improvement` is a new best."""
+        least = rule.min_improvement if rule is not None else 0.0
+        if loss < self.best_loss - least:
             return Improvement(best_loss=loss, best_step=step)
         return Improvement(self.best_loss, self.best_step, self.evaluations_since + 1)
 

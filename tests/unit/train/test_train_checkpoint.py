@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from sample_documents import random_documents
 from tiny import tiny_model
-
 from tutelage.config.schema import TrainConfig
 from tutelage.errors import RunDirError
 from tutelage.files.rundir import RunDir

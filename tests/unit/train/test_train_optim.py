@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 
@@ -21,7 +23,7 @@ def test_the_rate_rises_to_the_peak_and_never_starts_at_zero() -> None:
 def test_the_last_step_is_at_the_final_fraction(schedule: Schedule) -> None:
     course = rates(50, schedule=schedule, final_fraction=0.1, warmup_fraction=0.1)
     assert course[-1] == pytest.approx(0.1)
-    assert all(later < earlier for earlier, later in zip(course[5:], course[6:], strict=False))
+    assert all(later < earlier for earlier, later in itertools.pairwise(course[5:]))
 
 
 def test_cosine_is_half_way_down_in_the_middle() -> None:

@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from sample_documents import random_documents
 
+from sample_documents import random_documents
 from tutelage.chat.rendered import Rendered
 from tutelage.config.schema import Config
 from tutelage.data.mixture import Mixture, MixtureSource
@@ -61,7 +61,9 @@ def test_the_order_depends_on_the_seed_and_differs_between_epochs() -> None:
     assert planned(documents, epochs=2).steps == planned(documents, epochs=2).steps
     assert planned(documents).steps != planned(documents, seed=1).steps
     twice = planned(documents, epochs=2)
-    first, second = ([s.packs for s, e in zip(twice.steps, twice.epochs, strict=True) if e == epoch] for epoch in (0, 1))
+    first, second = (
+        [s.packs for s, e in zip(twice.steps, twice.epochs, strict=True) if e == epoch] for epoch in (0, 1)
+    )
     assert first != second
 
 

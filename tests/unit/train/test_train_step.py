@@ -6,9 +6,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+
 from sample_documents import document, random_documents
 from tiny import tiny_model
-
 from tutelage.chat.rendered import Rendered
 from tutelage.config.schema import Layout, Precision, TrainConfig
 from tutelage.errors import TrainingError

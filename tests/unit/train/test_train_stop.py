@@ -14,7 +14,7 @@ from tutelage.train.stop import RESUME_EXIT_CODE, Improvement, stop_on_signals
 def after_all(losses: list[float], min_improvement: float = 0.0) -> Improvement:
     state = Improvement()
     for step, loss in enumerate(losses, start=1):
-        state = state.after(loss, step, min_improvement)
+        state = state.after(loss, step, EarlyStopping(min_improvement=min_improvement))
     return state
 
 

@@ -1,0 +1,143 @@
+"""Everything that stands when the first step is taken: documents, plan, model, layout, and what was found out about them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from tutelage.chat.rendered import Rendered
+from tutelage.config.load import Resolved
+from tutelage.config.schema import Config, TrainConfig
+from tutelage.errors import TrainingError
+from tutelage.parallel import agree
+from tutelage.train.books import data_checks
+from tutelage.train.describe import describe_plan, estimate_memory, picture_masks
+from tutelage.train.environment import choose_precision, describe_environment, keep_freed_memory
+from tutelage.train.journal import Journal
+from tutelage.train.layout import choose_layout
+from tutelage.train.narrate import Narrator
+from tutelage.train.optim import build_optimiser
+from tutelage.train.plan import RunPlan, plan_run
+from tutelage.train.prepare import Prepared, prepare
+from tutelage.train.sample import Prompt, choose_prompts
+from tutelage.train.step import StepSettings
+from tutelage.train.trainee import Start, Trainee, make_trainee
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What the steps need. `fingerprint` is of the documents and their order; `prompts` are those of the samples."""
+
+    config: Config
+    prepared: Prepared
+    plan: RunPlan
+    fingerprint: str
+    trainee: Trainee
+    settings: StepSettings
+    optimiser: torch.optim.Optimizer
+    prompts: tuple[Prompt, ...]
+
+    @property
+    def model(self) -> torch.nn.Module:
+        """The model, in training mode."""
+        return self.trainee.model
+
+    @property
+    def documents(self) -> Sequence[Rendered]:
+        """The documents that the steps of the plan number."""
+        return self.prepared.documents
+
+
+def set_scene(resolved: Resolved, journal: Journal, narrator: Narrator, *, start: Start, device: torch.device) -> Scene:
+    """Prepare the documents, plan the run, make the model, and let it choose its layout; write down what was found.
+
+    Raises:
+        TutelageError: whatever stands in the way of the first step.
+    """
+    config, run = resolved.config, journal.run
+    _set_up_machine(config.train, device)
+    journal.write_config(resolved)
+    journal.write(run.environment, describe_environment(device))
+
+    prepared = prepare(config, progress=narrator.preparing)
+    journal.write_ledger(prepared.ledger)
+    plan = plan_run(prepared.documents, prepared.mixture, config)
+    fingerprint = plan.fingerprint(prepared.documents)
+    _require_agreement(fingerprint, device)
+    for check in data_checks(prepared, plan, fingerprint):
+        journal.receipt.add(check)
+
+    precision = choose_precision(config.train, device)
+    trainee = make_trainee(config, start=start, device=device, precision=precision, new_ids=prepared.new_ids)
+    trainee.require_room(max(map(len, (*prepared.documents, *prepared.held_out))))
+    settings = StepSettings(
+        layout=config.train.packing,
+        micro_tokens=plan.slot_tokens,
+        seed=config.train.seed,
+        precision=precision,
+        device=device,
+        largest_grad_norm=config.train.clip_grad_norm,
+        neftune_alpha=config.train.neftune_alpha,
+        sources=prepared.sources,
+    )
+    choice = choose_layout(
+        settings.layout, trainee.model, plan.steps, prepared.documents, device=device, autocast=settings.autocast()
+    )
+    for check in choice.checks:
+        journal.receipt.add(check)
+    settings = replace(settings, layout=choice.layout)
+    narrator.say(f"layout {choice.layout.value}: {choice.reason}")
+    narrator.say(f"attention {trainee.attention.name}: {trainee.attention.reason}")
+
+    description = {
+        **describe_plan(prepared, plan, config),
+        "layout": {"name": choice.layout.value, "reason": choice.reason},
+        **_describe_trainee(trainee, settings, config),
+    }
+    journal.write(run.plan, description)
+    journal.write(run.masks, picture_masks(prepared))
+    narrator.plan(description)
+    prompts = choose_prompts(
+        config.sample,
+        prepared.held_out_records or prepared.records,
+        prepared.renderer,
+        context_tokens=min(config.data.max_tokens, trainee.context_tokens or config.data.max_tokens),
+    )
+    optimiser = build_optimiser(trainee.model, config.train)
+    return Scene(config, prepared, plan, fingerprint, trainee, settings, optimiser, tuple(prompts))
+
+
+def _set_up_machine(config: TrainConfig, device: torch.device) -> None:
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    if device.type == "cpu":
+        keep_freed_memory()
+    else:
+        torch.cuda.set_device(device)
+
+
+def _describe_trainee(trainee: Trainee, settings: StepSettings, config: Config) -> dict[str, Any]:
+    memory = estimate_memory(
+        trainee.model,
+        settings.precision,
+        settings.micro_tokens,
+        checkpointing=config.train.gradient_checkpointing,
+    )
+    return {
+        "attention": {"name": trainee.attention.name, "reason": trainee.attention.reason},
+        "precision": settings.precision.value,
+        "memory_bytes": memory,
+        "parameters": trainee.num_parameters,
+        "trainable_parameters": trainee.num_trainable,
+    }
+
+
+def _require_agreement(fingerprint: str, device: torch.device) -> None:
+    if not agree.all_agree(int(fingerprint[:15], 16), device if device.type == "cuda" else None):
+        raise TrainingError(
+            "the ranks do not see the same documents in the same order",
+            mend="give every machine the same files, configuration and version of tutelage",
+        )
