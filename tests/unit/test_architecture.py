@@ -71,8 +71,9 @@ MODULES = modules()
 
 
 def room_of(module: str) -> str:
-    """Return the room of a module: the first name below `tutelage`."""
-    return module.split(".")[1] if "." in module else ""
+    """Return the room of a module: the first name below `tutelage`; `python -m tutelage` is another door of `cli`."""
+    room = module.split(".")[1] if "." in module else ""
+    return "cli" if room == "__main__" else room
 
 
 def running_nodes(path: Path) -> Iterator[ast.AST]:
