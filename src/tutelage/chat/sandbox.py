@@ -125,6 +125,7 @@ _END_GENERATION = Traced("", ((0, 0, Mark(MarkKind.END_GENERATION)),))
 
 _PADDING_METHODS = frozenset({"center", "ljust", "rjust", "zfill", "expandtabs"})
 _LARGEST_WIDTH = 1_000_000
+_LARGEST_NUMBER_BITS = 100_000
 _WIDE = re.compile(r"\d{7,}")
 
 
@@ -332,14 +333,16 @@ class ChatEnvironment(ImmutableSandboxedEnvironment):
 
     def _check_product(self, left: Any, right: Any) -> None:
         if isinstance(left, int) and isinstance(right, int):
-            self.budget.charge((left.bit_length() + right.bit_length()) // 8)
+            self.budget.spend()
+            if left.bit_length() + right.bit_length() > _LARGEST_NUMBER_BITS:
+                raise BudgetError("the template computes with enormous numbers")
         elif isinstance(left, int) or isinstance(right, int):
             sequence, count = (right, left) if isinstance(left, int) else (left, right)
             self.budget.charge(_length(sequence) * max(0, count) if not isinstance(count, float) else 0)
 
     def _check_power(self, left: Any, right: Any) -> None:
         self.budget.spend()
-        if isinstance(left, int) and isinstance(right, int) and left.bit_length() * abs(right) > _LARGEST_WIDTH:
+        if isinstance(left, int) and isinstance(right, int) and left.bit_length() * abs(right) > _LARGEST_NUMBER_BITS:
             raise BudgetError(f"the template computes {left} to the power of {right}")
 
 

@@ -370,7 +370,8 @@ def percent(template: str, values: Any) -> str:
     if type(values) is not tuple:
         values = (values,) if not isinstance(values, dict) else values
     if isinstance(values, dict) or not any(isinstance(value, Traced) for value in values):
-        return str.__mod__(plain(template), values)
+        made = str.__mod__(plain(template), values)
+        return template._whole(made) if isinstance(template, Traced) else made
     return stitched(lambda stand_ins: str.__mod__(plain(template), tuple(stand_ins)), list(values))
 
 
