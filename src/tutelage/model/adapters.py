@@ -65,11 +65,7 @@ def load_adapter(model: PreTrainedModel, folder: Path, *, trainable: bool = Fals
 
     Raises: ModelError when the adapter does not fit the model.
     """
-    rows = model.get_input_embeddings().weight.shape[0]
-    needed = _vocabulary_rows(folder)
-    if needed > rows:
-        with torch.random.fork_rng(devices=[]):  # the new rows are then overwritten by the adapter's
-            model.resize_token_embeddings(needed, mean_resizing=False)
+    _grow(model, _vocabulary_rows(folder))
     try:
         with _peft_warnings_off():
             return PeftModel.from_pretrained(model, str(folder), is_trainable=trainable, local_files_only=True)
@@ -130,6 +126,18 @@ def _rows_to_train(model: PreTrainedModel, new_ids: Sequence[int]) -> dict[str, 
     return {names[id(module)]: sorted(new_ids) for module in modules}
 
 
+@torch.no_grad()
+def _grow(model: PreTrainedModel, needed: int) -> None:
+    """Give the tokens that the adapter brings a row, that of an average token; the adapter then replaces it."""
+    rows = model.get_input_embeddings().weight.shape[0]
+    if needed <= rows:
+        return
+    with torch.random.fork_rng(devices=[]):
+        model.resize_token_embeddings(needed, mean_resizing=False)
+    for module in (model.get_input_embeddings(), model.get_output_embeddings()):
+        module.weight[rows:] = module.weight[:rows].mean(dim=0)
+
+
 def _vocabulary_rows(folder: Path) -> int:
     """Rows that the adapter's own tokenizer needs; 0 when it brings none."""
     path = folder / "tokenizer.json"
@@ -144,4 +152,5 @@ def _peft_warnings_off() -> Iterator[None]:
     """Silence advice of peft on matters that are decided and tested here (tied embeddings, Conv1D, saved rows)."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=UserWarning, module=r"peft\..*")
+        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")  # peft asks for it
         yield

@@ -223,6 +223,9 @@ def _write_weights(model: Any, staging: Path) -> None:
         if is_adapted(model):
             # The rows of new tokens are saved by themselves (see adapters.py); peft need not ask the Hub whether the
             # vocabulary has grown, nor save whole embedding tables when it has.
+            for peft_config in model.peft_config.values():
+                if isinstance(peft_config.target_modules, set):  # in an order that changes from process to process
+                    peft_config.target_modules = sorted(peft_config.target_modules)
             model.save_pretrained(staging, save_embedding_layers=False)
             (staging / "README.md").unlink(missing_ok=True)  # a form with nothing filled in
         else:

@@ -117,6 +117,13 @@ def test_an_adapter_with_new_tokens_loads_in_plain_peft(tmp_path: Path, family: 
     assert torch.equal(load_model(ModelConfig(path=str(folder))).model(ids).logits, logits)
 
 
+def test_an_adapter_is_written_the_same_in_every_process(tmp_path: Path) -> None:
+    folder, _, _ = make_adapter(tmp_path, grown=False)
+    targets = json.loads((folder / "adapter_config.json").read_text())["target_modules"]
+    assert len(targets) >= 7
+    assert targets == sorted(targets)
+
+
 def test_an_adapter_without_new_tokens_loads_on_its_base_as_it_is(tmp_path: Path) -> None:
     folder, ids, logits = make_adapter(tmp_path, grown=False)
     base = AutoModelForCausalLM.from_pretrained(tmp_path / "base")
@@ -208,3 +215,11 @@ def test_logits_are_compared_position_by_position() -> None:
     assert other.max_difference == 1
     assert other.argmax_agreement == 0.5
     assert other.mean_kl == pytest.approx(expected_kl, rel=1e-6)
+
+
+def test_the_figures_of_a_merge_are_the_same_each_time(tmp_path: Path) -> None:
+    folder, _, _ = make_adapter(tmp_path)
+    first = merge(folder, tmp_path / "one")
+    torch.rand(7)  # whatever was drawn before
+    second = merge(folder, tmp_path / "two")
+    assert (first.error, first.noise, first.effect) == (second.error, second.noise, second.effect)
