@@ -75,7 +75,7 @@ def resolve_examples(
     chosen += [("model.path", model)] if model else []
     chosen += [("model.template", template)] if template else []
     # JSON text is a YAML value, whatever signs a path contains.
-    overrides = [f"{key}={json.dumps(value)}" for key, value in chosen]
+    overrides = [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in chosen]
     return load_config(Path(data) if is_config else None, [*overrides, *(words or [])])
 
 

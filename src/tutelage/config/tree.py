@@ -17,6 +17,7 @@ import yaml
 from tutelage.errors import ConfigError
 
 _MOST_NODES = 100_000  # aliases can make a small file expand without end
+_MOST_LEVELS = 50
 
 
 @dataclass(frozen=True)
@@ -84,28 +85,33 @@ def read_tree(text: str, *, name: str, folder: Path | None = None) -> Tree:
 
     Raises: ConfigError for text that is not YAML, for duplicate keys, tags, and keys that are not text.
     """
-    loader = Loader(text)
     try:
-        node = loader.get_single_node()
+        node = _compose(text)
     except yaml.YAMLError as error:
         raise ConfigError(f"{_place(error, name)}: not YAML: {_reason(error)}", mend=_yaml_mend(text, error)) from None
-    finally:
-        loader.dispose()
+    except RecursionError:
+        raise ConfigError(f"{name}: nested too deeply", mend="a configuration is a few levels deep") from None
     return EMPTY if node is None else _Reader(name, folder).tree(node)
 
 
 def read_value(text: str, *, origin: str) -> Tree:
     """Return the tree of a value given on the command line; every part of it has the same origin."""
-    loader = Loader(text)
     try:
-        node = loader.get_single_node()
-    except yaml.YAMLError as error:
+        node = _compose(text)
+    except (yaml.YAMLError, RecursionError) as error:
         raise ConfigError(
             f"{origin}: not a YAML value: {_reason(error)}", mend="quote the whole argument for the shell"
         ) from None
+    return Leaf(None, "", origin) if node is None else _Reader(origin, None, lines=False).tree(node)
+
+
+def _compose(text: str) -> yaml.Node | None:
+    loader = Loader(text)
+    try:
+        node: yaml.Node | None = loader.get_single_node()
     finally:
         loader.dispose()
-    return Leaf(None, "", origin) if node is None else _Reader(origin, None, lines=False).tree(node)
+    return node
 
 
 def dump_yaml(value: Any) -> str:
@@ -173,6 +179,8 @@ class _Reader:
         self._count += 1
         if self._count > _MOST_NODES or id(node) in self._open:
             raise ConfigError(f"{origin}: aliases expand without end", mend="write the values out")
+        if len(self._open) > _MOST_LEVELS:
+            raise ConfigError(f"{origin}: nested too deeply", mend="a configuration is a few levels deep")
         self._open.append(id(node))
         try:
             return self._convert(node, origin)
@@ -214,7 +222,16 @@ class _Reader:
 
 def _scalar(node: yaml.ScalarNode, origin: str) -> Any:
     text: str = node.value
-    match node.tag.removeprefix(_TAG):
+    try:
+        return _read_scalar(node.tag.removeprefix(_TAG), text)
+    except ValueError:
+        raise ConfigError(f"{origin}: {text[:40]!r} cannot be read as a number", mend="give a shorter one") from None
+    except KeyError:
+        raise ConfigError(f"{origin}: the tag {node.tag!r} is not allowed", mend="give plain values only") from None
+
+
+def _read_scalar(kind: str, text: str) -> Any:
+    match kind:
         case "str" | "!":
             return text
         case "null":
@@ -225,15 +242,15 @@ def _scalar(node: yaml.ScalarNode, origin: str) -> Any:
             return int(text, 0) if text[:2] in ("0o", "0x") else int(text)
         case "float":
             return float(re.sub(r"\.(?=inf|nan)", "", text.lower()))
-    raise ConfigError(f"{origin}: the tag {node.tag!r} is not allowed", mend="give plain values only")
+    raise KeyError(kind)
 
 
-def _place(error: yaml.YAMLError, name: str) -> str:
+def _place(error: Exception, name: str) -> str:
     mark = getattr(error, "problem_mark", None)
     return name if mark is None else f"{name}:{mark.line + 1}"
 
 
-def _reason(error: yaml.YAMLError) -> str:
+def _reason(error: Exception) -> str:
     parts = [part for part in (getattr(error, "context", None), getattr(error, "problem", None)) if part]
     return ", ".join(parts) or str(error).splitlines()[0]
 

@@ -112,6 +112,11 @@ def test_show_takes_a_configuration_as_data(data: Path, tokenizers: Path, tmp_pa
     assert show_json(config) == show_json(data, "--model", tokenizers / "plain")
 
 
+def test_a_file_may_have_any_name(tokenizers: Path, tmp_path: Path) -> None:
+    data = write(tmp_path / "Gespräch: 'a' 🤖 #1.jsonl", ROWS[:1])
+    assert len(show_json(data, "--model", tokenizers / "plain")) == 1
+
+
 def test_show_draws_the_worst_rows_first(data: Path, tokenizers: Path) -> None:
     code, out, err = run("show", data, "--model", tokenizers / "plain", "--count", 1)
     assert code == 0

@@ -35,6 +35,7 @@
     const weight = one.w[token], classes = ["t"];
     if (isStop(one, token)) classes.push("stop");
     else if (weight) classes.push("on");
+    if (weight && partName(one, token) !== "content") classes.push(partName(one, token).replace(" ", "-"));
     if (one.isControl.has(token)) classes.push("control");
     if (one.isPartial.has(token)) classes.push("partial");
     const node = make("span", { class: classes.join(" "), "data-token": token }, one.pieces[token]);
@@ -198,7 +199,7 @@
   theme.addEventListener("click", () => { document.documentElement.dataset.theme = isDark() ? "light" : "dark"; redraw(); });
 
   const key = (classes, text) => make("span", { class: `t ${classes}` }, text);
-  const legend = make("div", { class: "legend" }, key("on", " trained "), key("stop", " stop token "), key("control", " control token "), key("", " read only "), make("span", {}, make("span", { class: "times" }, "×0.5"), "weight"));
+  const legend = make("div", { class: "legend" }, key("on", " trained "), key("on reasoning", " reasoning "), key("on tool-call", " tool call "), key("stop", " stop token "), key("control", " control token "), key("", " read only "), make("span", {}, make("span", { class: "times" }, "×0.5"), "weight"));
   document.getElementById("tools").append(make("div", {}, make("label", {}, "Order", order), make("label", {}, "Show", filter), search, make("label", {}, dim, "fade the rest"), make("span", { class: "grow" }), legend, theme));
 
   const tip = document.getElementById("tip");
