@@ -307,6 +307,9 @@ def test_a_mapped_column_wins_over_the_known_names() -> None:
 def test_chosen_answers_can_be_trained_on_by_mapping_them() -> None:
     row = {"prompt": "hello", "chosen": "hi", "rejected": "go away"}
     assert conversation(row, "prompt_completion", completion="chosen").messages == (USER, ANSWER)
+    turns = {"conversations": [{"from": "human", "value": "hello"}], "chosen": {"from": "gpt", "value": "hi"}}
+    mapping = {"prompt": "conversations", "completion": "chosen"}
+    assert conversation({**turns, "rejected": None}, "prompt_completion", **mapping).messages == (USER, ANSWER)
 
 
 def test_the_kind_is_that_of_most_rows() -> None:
