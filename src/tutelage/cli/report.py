@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from tutelage.cli.console import output
+
 
 def run(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="One run directory, or several to compare.")],
@@ -20,4 +22,10 @@ def run(
         tutelage report runs/mine
         tutelage report runs/a runs/b --out compared.html
     """
-    raise NotImplementedError
+    from tutelage.report.page import write_comparison, write_report
+
+    if len(runs) == 1:
+        page = write_report(runs[0], out)
+    else:
+        page = write_comparison(runs, out if out is not None else runs[0] / "comparison.html")
+    output().print(f"report    {page}", markup=False, soft_wrap=True)

@@ -1,0 +1,170 @@
+"""How training went: loss, learning rate, gradient norm and speed over the steps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tutelage.report.charts import Series, line_chart, smooth
+from tutelage.report.figures import compact, duration, number, percent
+from tutelage.report.markup import Markup, Section, h, join, table
+from tutelage.report.records import Evaluation, Run, Step, divide
+
+
+def training_section(run: Run) -> Section:
+    """Return every curve over training steps, and the table of evaluations."""
+    charts = [
+        _loss_chart(run),
+        *_source_charts(run),
+        _accuracy_chart(run.evaluations),
+        _rate_chart(run.steps),
+        _norm_chart(run),
+        _speed_chart(run.steps),
+        _tokens_chart(run.steps),
+        _fill_chart(run.steps),
+    ]
+    lost = sum(s.loss is None for s in run.steps)
+    warning = f"{lost} of {len(run.steps)} steps have no finite loss; they are gaps in the curves." if lost else None
+    return Section(
+        "training",
+        "Training",
+        join(
+            [
+                h("p", {"class": "bad"}, warning) if warning else None,
+                h("div", {"class": "charts"}, charts),
+                _evaluation_table(run.evaluations),
+            ]
+        ),
+    )
+
+
+def window(num_steps: int) -> int:
+    """Return half the width of the smoothing window: a fortieth of the run on each side."""
+    return max(1, num_steps // 40) if num_steps > 12 else 0
+
+
+def training_loss(steps: Sequence[Step]) -> list[float | None]:
+    """Return the smoothed training loss: loss over weight of a centred window of steps."""
+    return smooth([s.loss_sum for s in steps], [s.weight_sum for s in steps], window(len(steps)))
+
+
+def speed(steps: Sequence[Step], field: str) -> list[float | None]:
+    """Return `field` per second over a centred window of steps."""
+    return smooth([getattr(s, field) for s in steps], [s.seconds for s in steps], window(len(steps)))
+
+
+def _loss_chart(run: Run) -> Markup:
+    x = [s.step for s in run.steps]
+    half = window(len(x))
+    series = [Series("training, smoothed" if half else "training", x, training_loss(run.steps))]
+    if half:
+        series.append(Series("training, each step", x, [s.loss for s in run.steps], faint=True))
+    if run.evaluations:
+        held_out = [e.loss for e in run.evaluations]
+        series.append(Series("held-out", [e.step for e in run.evaluations], held_out, colour=1, marks=True))
+    note = f"smoothed over {2 * half + 1} steps, weighted by tokens" if half else ""
+    return line_chart("Loss", series, x_label="step", y_label="nats per token", note=note)
+
+
+def _source_charts(run: Run) -> list[Markup]:
+    names = _source_names(run)
+    if len(names) < 2:
+        return []
+    steps = [s.step for s in run.steps]
+    half = window(len(steps))
+    none = (None, None)
+    trained = [
+        Series(name, steps, smooth([s.per_source.get(name, none)[0] for s in run.steps], [s.per_source.get(name, none)[1] for s in run.steps], half), colour=i)
+        for i, name in enumerate(names)
+    ]  # fmt: skip
+    points = [e.step for e in run.evaluations]
+    held_out = [
+        Series(name, points, [e.per_source[name].loss if name in e.per_source else None for e in run.evaluations], colour=i, marks=True)
+        for i, name in enumerate(names)
+        if any(name in e.per_source for e in run.evaluations)
+    ]  # fmt: skip
+    charts = [line_chart("Training loss per source", trained, x_label="step", y_label="nats per token")]
+    if held_out:
+        charts.append(line_chart("Held-out loss per source", held_out, x_label="step", y_label="nats per token"))
+    return charts
+
+
+def _source_names(run: Run) -> list[str]:
+    trained = [name for step in run.steps for name in step.per_source]
+    return list(dict.fromkeys([*trained, *(name for e in run.evaluations for name in e.per_source)]))
+
+
+def _accuracy_chart(evaluations: Sequence[Evaluation]) -> Markup:
+    share = [100 * e.accuracy if e.accuracy is not None else None for e in evaluations]
+    series = [Series("held-out", [e.step for e in evaluations], share, colour=1, marks=True)]
+    note = "supervised tokens that greedy decoding would get right, given the true text before them"
+    return line_chart("Held-out token accuracy", series, x_label="step", y_label="%", note=note)
+
+
+def _rate_chart(steps: Sequence[Step]) -> Markup:
+    series = [Series("learning rate", [s.step for s in steps], [s.learning_rate for s in steps])]
+    return line_chart("Learning rate", series, x_label="step", y_label="learning rate", from_zero=True)
+
+
+def _norm_chart(run: Run) -> Markup:
+    x = [s.step for s in run.steps]
+    series = [Series("before clipping", x, [s.grad_norm for s in run.steps])]
+    clip = run.setting("train.clip_grad_norm")
+    if isinstance(clip, int | float) and clip > 0 and x:
+        series.append(Series(f"clipped above {clip:g}", [x[0], x[-1]], [float(clip)] * 2, colour=6))
+    return line_chart("Gradient norm", series, x_label="step", y_label="L2 norm", from_zero=True)
+
+
+def _speed_chart(steps: Sequence[Step]) -> Markup:
+    x = [s.step for s in steps]
+    series = [
+        Series("all tokens", x, speed(steps, "tokens")),
+        Series("tokens with loss", x, speed(steps, "supervised_tokens"), colour=1),
+    ]
+    return line_chart("Throughput", series, x_label="step", y_label="tokens per second", from_zero=True)
+
+
+def _tokens_chart(steps: Sequence[Step]) -> Markup:
+    x = [s.step for s in steps]
+    series = [
+        Series("all tokens", x, [s.tokens for s in steps]),
+        Series("tokens with loss", x, [s.supervised_tokens for s in steps], colour=1),
+    ]
+    return line_chart("Tokens in each step", series, x_label="step", y_label="tokens", from_zero=True)
+
+
+def _fill_chart(steps: Sequence[Step]) -> Markup:
+    x = [s.step for s in steps]
+    series = [Series("fill", x, [100 * s.fill if s.fill is not None else None for s in steps], colour=2)]
+    note = "part of the token slots that hold a token of a document"
+    return line_chart("Packing fill", series, x_label="step", y_label="%", note=note)
+
+
+def _evaluation_table(evaluations: Sequence[Evaluation]) -> Markup | None:
+    if not evaluations:
+        return h("p", {"class": "missing"}, "No held-out data was evaluated in this run.")
+    rows = [
+        (
+            f"{e.step:,}",
+            number(e.loss),
+            number(e.perplexity),
+            percent(e.accuracy),
+            compact(_tokens(e)),
+            duration(e.seconds),
+        )
+        for e in evaluations
+    ]
+    header = ("step", "held-out loss", "perplexity", "token accuracy", "tokens", "time")
+    summary = h("summary", None, f"All {len(rows)} evaluations")
+    return h("details", None, summary, table(header, rows, numeric=range(6)))
+
+
+def _tokens(evaluation: Evaluation) -> float | None:
+    counts = [s.tokens for s in evaluation.per_source.values() if s.tokens is not None]
+    return sum(counts) if counts else None
+
+
+def held_out_change(run: Run) -> float | None:
+    """Return the relative change of the held-out loss from the first evaluation to the last."""
+    known = [e.loss for e in run.evaluations if e.loss is not None]
+    ratio = divide(known[-1], known[0]) if len(known) > 1 else None
+    return ratio - 1 if ratio is not None else None
