@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -54,8 +54,12 @@ class ModelFolder:
     @property
     def tokenizer_folder(self) -> Path:
         """Where the tokenizer is: an adapter that brings none of its own uses that of its base."""
-        own = any((self.folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json"))
-        return self.folder if own or self.base is None else self.base.folder
+        return self.folder if self.has_tokenizer or self.base is None else self.base.folder
+
+    @property
+    def has_tokenizer(self) -> bool:
+        """Whether tokenizer files lie in `folder` itself."""
+        return any((self.folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json"))
 
 
 def locate_model(
@@ -69,12 +73,12 @@ def locate_model(
     Raises: ModelError when there is no such model; UnsafeError when loading it could run code.
     """
     located = _find(str(name), revision, weights)
-    if not weights:
+    if weights:
+        refuse_unsafe(located.folder)
+    is_adapter = (located.folder / ADAPTER_CONFIG_NAME).is_file()
+    if not is_adapter or (not weights and located.has_tokenizer):
         return located
-    refuse_unsafe(located.folder)
-    if not (located.folder / ADAPTER_CONFIG_NAME).is_file():
-        return located
-    return ModelFolder(located.name, located.folder, located.commit, base=_base_of_adapter(located.folder, base))
+    return replace(located, base=_base_of_adapter(located.folder, base, weights))
 
 
 def refuse_unsafe(folder: Path) -> None:
@@ -177,14 +181,14 @@ def _fetch_from_hub(name: str, path: Path, revision: str | None, weights: bool) 
     return ModelFolder(name, folder, commit=folder.name)  # the cache names a snapshot's folder by its commit
 
 
-def _base_of_adapter(folder: Path, override: str | None) -> ModelFolder:
+def _base_of_adapter(folder: Path, override: str | None, weights: bool) -> ModelFolder:
     settings = _read_json(folder / ADAPTER_CONFIG_NAME)
     if settings.get("peft_type") != "LORA":
         raise ModelError(
             f"{folder} holds a {settings.get('peft_type')!r} adapter; only LORA adapters are supported",
             mend="merge it into its base model with the tool that made it",
         )
-    if not (folder / ADAPTER_WEIGHTS_NAME).is_file():
+    if weights and not (folder / ADAPTER_WEIGHTS_NAME).is_file():
         raise ModelError(f"{folder} has no {ADAPTER_WEIGHTS_NAME}", mend="save or fetch the adapter again")
     name = override or settings.get("base_model_name_or_path")
     if not isinstance(name, str) or not name:
@@ -193,8 +197,9 @@ def _base_of_adapter(folder: Path, override: str | None) -> ModelFolder:
             mend="set base_model_name_or_path in it to the base model's folder or Hub name",
         )
     revision = settings.get("revision") if override is None else None
+    revision = revision if isinstance(revision, str) else None
     try:
-        base = locate_model(_base_name(folder, name), revision=revision if isinstance(revision, str) else None)
+        base = locate_model(_base_name(folder, name), revision=revision, weights=weights)
     except ModelError as error:
         raise ModelError(
             f"the base model of adapter {folder} cannot be found: {error.problem}",

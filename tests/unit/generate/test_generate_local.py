@@ -12,6 +12,7 @@ from tutelage.config.schema import LoraConfig
 from tutelage.errors import ModelError
 from tutelage.generate.local import IncrementalText, Sampling, generate, sample_tokens, stream
 from tutelage.model.adapters import add_lora
+from tutelage.model.attention import NAME, register_attention
 
 TOKENIZER = tiny_tokenizer()
 STOPS = [2, *range(60, 70)]  # enough tokens that answers of random models stop at many different lengths
@@ -39,6 +40,14 @@ def test_greedy_answers_are_those_of_transformers_and_do_not_depend_on_the_batch
         new = whole[0, len(prompt) :].tolist()
         assert answer.stopped == (new[-1] in STOPS)
         assert list(answer.ids) == (new[:-1] if answer.stopped else new)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_model_in_training_with_attention_per_document_gives_the_same_answers(family: str) -> None:
+    register_attention()
+    settings = {"stop_ids": STOPS, "max_new_tokens": 12}
+    expected = generate(tiny_model(family), TOKENIZER, PROMPTS, **settings)
+    assert generate(tiny_model(family, attn_implementation=NAME), TOKENIZER, PROMPTS, **settings) == expected
 
 
 def test_answers_stop_at_a_stop_token_or_at_the_limit_and_say_which() -> None:

@@ -129,6 +129,17 @@ def test_tokenizer_files_alone_are_enough_for_text(tmp_path: Path) -> None:
     assert locate_model(tmp_path, weights=False).folder == tmp_path
 
 
+def test_for_text_an_adapter_with_a_tokenizer_needs_no_base_and_one_without_takes_that_of_its_base(
+    folder: Path, tmp_path: Path
+) -> None:
+    alone = adapter_of("./gone", tmp_path / "alone")
+    (alone / "tokenizer.json").write_text("{}")
+    assert locate_model(alone, weights=False).tokenizer_folder == alone
+    bare = adapter_of(str(folder), tmp_path / "bare")
+    (bare / ADAPTER_WEIGHTS_NAME).unlink()
+    assert locate_model(bare, weights=False).tokenizer_folder == folder
+
+
 def test_nearest_names_only_what_looks_alike() -> None:
     assert nearest("q_prj", ["q_proj", "lm_head"]) == "; did you mean q_proj?"
     assert nearest("xyz", ["q_proj"]) == ""
