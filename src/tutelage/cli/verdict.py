@@ -67,15 +67,15 @@ def warnings_of(prepared: Prepared, config: Config) -> list[str]:
 def _row_warnings(prepared: Prepared) -> Iterator[str]:
     totals = prepared.ledger.totals
     for reason, number in sorted(totals.dropped.items()):
-        yield f"{number:,} of {totals.rows:,} rows are left out: {reason}"
+        yield f"left out: {number:,} of {totals.rows:,} rows, {reason}"
     rows = {(document.where, document.record_id) for document in prepared.documents}
     copies = Counter(record_id for _, record_id in rows)
     repeated = sum(number - 1 for number in copies.values())
     if repeated:
-        yield f"{repeated:,} examples are exact copies of others, and are learned more than once per epoch"
+        yield f"exact copies of other examples: {repeated:,}; each is learned once more per epoch"
     shared = {document.record_id for document in prepared.held_out} & set(copies)
     if shared:
-        yield f"{len(shared):,} held-out examples are also trained on, so the held-out loss will look too good"
+        yield f"held-out examples that are also trained on: {len(shared):,}; the held-out loss will look too good"
     if len(prepared.documents) > len(rows):
         yield (
             f"the template rewrites earlier turns, so {len(rows):,} conversations become {len(prepared.documents):,} "
@@ -91,7 +91,7 @@ def _token_warnings(prepared: Prepared, config: Config) -> Iterator[str]:
     pieces = Pieces(tokenizer)
     typed = sum(count_typed_controls(document, pieces) > 0 for document in documents)
     if typed:
-        yield f"{typed:,} documents contain control strings as text; `tutelage show` puts them first"
+        yield f"documents with control strings typed as text: {typed:,}; `tutelage show` puts them first"
     limit = int(getattr(tokenizer.hf, "model_max_length", _UNLIMITED_TOKENS) or _UNLIMITED_TOKENS)
     longest = max(map(len, documents), default=0)
     if longest > limit:

@@ -195,7 +195,7 @@ def test_check_passes_good_data_and_gives_its_figures(data: Path, tokenizers: Pa
     assert sum(one["documents"] for one in verdict["lengths"]) == 3
     assert verdict["ledger"]["totals"]["rows"] == 3
     assert all(one["passed"] for one in verdict["contract"])
-    assert any("control strings as text" in warning for warning in verdict["warnings"])
+    assert any("documents with control strings typed as text: 1;" in warning for warning in verdict["warnings"])
 
 
 def test_check_says_so_in_words(data: Path, tokenizers: Path) -> None:
@@ -230,14 +230,14 @@ def test_check_lets_pass_what_the_configuration_allows(tmp_path: Path, tokenizer
         data, "--model", tokenizers / "plain", "data.max_bad_fraction=0.3", "data.max_tokens=64", "data.too_long=drop"
     )
     assert code == 0
-    assert any("1 of 4 rows are left out: bad JSON" in warning for warning in verdict["warnings"])
+    assert any("left out: 1 of 4 rows, bad JSON" in warning for warning in verdict["warnings"])
     assert len(verdict["quarantine"]) == 2
 
 
 def test_check_tells_copies_and_split_conversations(tmp_path: Path, tokenizers: Path) -> None:
     data = write(tmp_path / "chats.jsonl", [ROWS[1], ROWS[1]])
     warnings = str(check(data, "--model", tokenizers / "forgetful")[1]["warnings"])
-    assert "1 examples are exact copies" in warnings
+    assert "exact copies of other examples: 1;" in warnings
     assert "2 conversations become 4 documents" in warnings
 
 
