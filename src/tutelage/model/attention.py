@@ -130,15 +130,15 @@ def document_attention(batch: Batch) -> Iterator[None]:
 
 
 def forward_arguments(model: nn.Module, batch: Batch) -> dict[str, Any]:
-    """Return the keyword arguments of a model's forward pass over a batch; only names that its architecture knows."""
+    """Return the keyword arguments of a model's forward pass over a batch.
+
+    Positions and mask go only to architectures that name them (state-space models have no positions); a cache of keys is never
+    wanted, and every architecture takes that word, some without naming it.
+    """
     known = inspect.signature(_architecture(model).forward).parameters
-    arguments = {
-        "input_ids": batch.input_ids,
-        "position_ids": batch.position_ids,
-        "attention_mask": batch.attention_mask,
-        "use_cache": False,
-    }
-    return {name: value for name, value in arguments.items() if name in known}
+    optional = {"position_ids": batch.position_ids, "attention_mask": batch.attention_mask}
+    named = {name: value for name, value in optional.items() if name in known}
+    return {"input_ids": batch.input_ids, **named, "use_cache": False}
 
 
 def unwrapped(model: nn.Module) -> Any:
