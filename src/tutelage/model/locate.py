@@ -25,7 +25,9 @@ ADAPTER_WEIGHTS_NAME = "adapter_model.safetensors"
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.pickle", "*.distcp")
-_TOKENIZER_FILES = ("*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken")
+HUB_TEXT_FILES = ("*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken")
+HUB_WEIGHT_FILES = ("*.safetensors",)
+HUB_LEFT_OUT = ("consolidated*", "original/*", "onnx/*", "*/*.safetensors")  # the same weights in other layouts
 _CONVERT = (
     'convert it once, on a machine where you trust its author: python -c "import torch; from safetensors.torch import '
     "save_file; save_file({k: v.contiguous().clone() for k, v in torch.load('OLD.bin', weights_only=True).items()}, "
@@ -166,18 +168,22 @@ def _nearest_folder(path: Path) -> str:
 
 def _fetch_from_hub(name: str, path: Path, revision: str | None, weights: bool) -> ModelFolder:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-    patterns = [*_TOKENIZER_FILES, *(["*.safetensors"] if weights else [])]
+    patterns = [*HUB_TEXT_FILES, *(HUB_WEIGHT_FILES if weights else ())]
     try:
-        folder = Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        folder = Path(
+            snapshot_download(name, revision=revision, allow_patterns=patterns, ignore_patterns=list(HUB_LEFT_OUT))
+        )
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         at = f" at revision {revision}" if revision else ""
         raise ModelError(
             f"there is no folder {name} here{_nearest_folder(path)}, and the Hub gives no model of that name{at}: "
             f"{str(error).strip().splitlines()[0]}",
             mend="check model.path and model.revision; private models need HF_TOKEN, and no network means a local folder",
         ) from error
+    if weights and not any(folder.glob("*.safetensors")):
+        raise UnsafeError(f"the Hub has no safetensors weights of {name}; pickles can run any code", mend=_CONVERT)
     return ModelFolder(name, folder, commit=folder.name)  # the cache names a snapshot's folder by its commit
 
 

@@ -8,9 +8,20 @@ import sys
 from pathlib import Path
 
 import pytest
+from huggingface_hub.utils import filter_repo_objects
 
-from tutelage.errors import ModelError
-from tutelage.model.locate import ADAPTER_CONFIG_NAME, ADAPTER_WEIGHTS_NAME, locate_model, nearest
+from tutelage.errors import ModelError, UnsafeError
+from tutelage.model.locate import (
+    ADAPTER_CONFIG_NAME,
+    ADAPTER_WEIGHTS_NAME,
+    HUB_LEFT_OUT,
+    HUB_TEXT_FILES,
+    HUB_WEIGHT_FILES,
+    locate_model,
+    nearest,
+)
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 @pytest.fixture
@@ -69,21 +80,50 @@ def test_a_hub_name_without_network_says_so_and_names_the_folders_at_hand(
     assert "the Hub gives no model" in caught.value.problem
 
 
-def test_a_cached_hub_model_is_found_with_its_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    commit = "0123456789abcdef0123456789abcdef01234567"
+def cache_hub_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *files: str) -> Path:
+    """Make a Hub cache that holds one snapshot of `owner/tiny`, cut off from the network; return the snapshot."""
     cache = tmp_path / "hub" / "models--owner--tiny"
-    snapshot = cache / "snapshots" / commit
+    snapshot = cache / "snapshots" / COMMIT
     snapshot.mkdir(parents=True)
     (cache / "refs").mkdir()
-    (cache / "refs" / "main").write_text(commit)
-    (snapshot / "config.json").write_text('{"model_type": "llama"}')
-    (snapshot / "model.safetensors").write_bytes(b"")
+    (cache / "refs" / "main").write_text(COMMIT)
+    for file in files:
+        (snapshot / file).write_text("{}")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr("huggingface_hub._snapshot_download.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    return snapshot
+
+
+def test_a_cached_hub_model_is_found_with_its_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    snapshot = cache_hub_model(tmp_path, monkeypatch, "config.json", "model.safetensors")
     located = locate_model("owner/tiny")
-    assert located.commit == commit
+    assert located.commit == COMMIT
     assert located.folder == snapshot
+
+
+def test_a_hub_model_without_safetensors_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    snapshot = cache_hub_model(tmp_path, monkeypatch, "config.json", "tokenizer.json")
+    with pytest.raises(UnsafeError, match="no safetensors"):
+        locate_model("owner/tiny")
+    assert locate_model("owner/tiny", weights=False).folder == snapshot
+
+
+def test_of_a_hub_model_only_what_is_needed_is_fetched() -> None:
+    kept = [
+        "config.json",
+        "model-00001-of-00002.safetensors",
+        "tokenizer.model",
+        "additional_chat_templates/tool_use.jinja",
+    ]
+    others = [
+        "pytorch_model.bin",
+        "consolidated.safetensors",
+        "original/params.json",
+        "onnx/model.safetensors",
+        "model.py",
+    ]
+    allowed = [*HUB_TEXT_FILES, *HUB_WEIGHT_FILES]
+    assert list(filter_repo_objects([*kept, *others], allow_patterns=allowed, ignore_patterns=[*HUB_LEFT_OUT])) == kept
 
 
 def test_an_adapter_is_found_with_its_base(folder: Path, tmp_path: Path) -> None:
