@@ -88,7 +88,8 @@ def worst_first(documents: Sequence[Rendered], pieces: Pieces) -> list[tuple[int
             if entry is not None:
                 chosen.setdefault(*entry)
     shown: set[tuple[str, str]] = set()
-    first, later = [], []
+    first: list[tuple[int, str]] = []
+    later: list[tuple[int, str]] = []
     for index, why in chosen.items():
         conversation = (documents[index].where, documents[index].record_id)
         (later if conversation in shown else first).append((index, why))
