@@ -95,6 +95,12 @@ def test_the_same_run_twice_gives_the_same_bits(place: Path, straight: Any) -> N
     assert outcome(place / "again") == straight
 
 
+def test_evaluating_and_sampling_more_often_does_not_change_the_steps(place: Path, straight: Any) -> None:
+    go(place, "watched", "train.evaluate_every_steps=1", "sample.count=3", "sample.max_new_tokens=7")
+    steps = [{k: v for k, v in line.items() if k != "seconds"} for line in jsonl.read(place / "watched/metrics.jsonl")]
+    assert steps == straight[1][:NUM_STEPS]
+
+
 @pytest.mark.parametrize("cut", range(1, NUM_STEPS))
 def test_a_run_cut_at_any_step_ends_as_if_it_had_not_been(place: Path, straight: Any, cut: int) -> None:
     name = f"cut-{cut}"

@@ -80,6 +80,8 @@ class Journal:
         """Remove lines of steps later than `step`: the run goes on from there and will write them again."""
         for path in (self.run.metrics, self.run.evals, self.run.samples):
             if self.writes and path.exists():
+                if path in self._lines:  # the file is about to be another one
+                    self._lines.pop(path).close()
                 jsonl.write(path, [line for line in jsonl.read(path) if line["step"] <= step])
 
     def mark(self, status: str, result: Any = None) -> None:
