@@ -182,6 +182,19 @@ def test_a_line_of_100_mb_neither_fills_the_memory_nor_loses_its_neighbours(tmp_
     assert peak < 40 * 2**20
 
 
+def test_a_block_of_text_over_the_limit_is_one_row_and_is_not_collected(tmp_path: Path) -> None:
+    file = tmp_path / "rows.txt"
+    file.write_text("before\n\n" + ("x" * 999_999 + "\n") * 60 + "\nafter\n")
+    tracemalloc.start()
+    kept, ledger = read(file)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert kept == ["before", "after"]
+    assert [(entry.reason, entry.line) for entry in ledger.quarantine] == [(Reason.LINE_TOO_LONG, 3)]
+    assert "59,999,999 bytes" in ledger.quarantine[0].cause
+    assert peak < 40 * 2**20
+
+
 def test_rows_are_not_collected_before_they_are_asked_for(tmp_path: Path) -> None:
     file = tmp_path / "rows.jsonl"
     file.write_text("\n".join(ROWS))

@@ -59,9 +59,10 @@ def iter_text(file: Path) -> Iterator[RawRow]:
     row, size = 0, 0
     for line in iter_lines(file):
         if line.problem is None and line.data.strip():
-            block.append(line)
             size += len(line.data) + 1
-            if not by_line and size <= MAX_LINE_BYTES:
+            if size <= MAX_LINE_BYTES + 1:  # of a block over the limit, the rest is only counted
+                block.append(line)
+            if not by_line:
                 continue
         if block:
             yield _document(Origin(str(file), row, block[0].number), block, size)
@@ -93,7 +94,7 @@ def _raw_row(origin: Origin, value: Json, data: bytes, problem: RowError | None 
 def _document(origin: Origin, block: list[Line], size: int) -> RawRow:
     data = b"\n".join(line.data for line in block)
     if size > MAX_LINE_BYTES + 1:
-        cause = f"a block of more than {MAX_LINE_BYTES:,} bytes without a blank line"
+        cause = f"{size - 1:,} bytes without a blank line, of which {MAX_LINE_BYTES:,} are accepted"
         return RawRow(origin, {}, RowError(Reason.LINE_TOO_LONG, cause), _excerpt(data))
     try:
         return RawRow(origin, {"text": data.decode("utf-8")})
