@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +16,7 @@ from tutelage.chat.template import template_messages
 from tutelage.chat.turns import Turn
 from tutelage.config.schema import ControlStrings
 from tutelage.data.conversation import Conversation, Role
-from tutelage.errors import TutelageError
+from tutelage.errors import TemplateError, TutelageError
 
 _SHOWN_CHARACTERS = 40
 _TYPED_AT_ONCE = 64
@@ -71,8 +72,9 @@ def wrong_prompts(renderer: Renderer, samples: Sequence[Sample]) -> Iterator[str
             if not turn.prompt_matches:
                 yield f"{name}: {_prompt_difference(renderer, sample, turn)}"
             elif sample.synthetic:
-                ids, prompt = sample.document.rendered.ids[:first].tolist(), _prompt_ids(renderer, sample, turn)
-                if ids != prompt:
+                ids, prompts = sample.document.rendered.ids[:first].tolist(), _prompt_ids(renderer, sample, turn)
+                if ids not in prompts:
+                    prompt = prompts[0] if prompts else []
                     at = _first_difference(ids, prompt)
                     yield (
                         f"{name}: training has {_token(renderer, sample.document.rendered.ids.tolist(), at)} before or at "
@@ -162,22 +164,16 @@ def wrong_masks(renderer: Renderer, samples: Sequence[Sample]) -> Iterator[str]:
 def wrong_generation(renderer: Renderer, samples: Sequence[Sample]) -> Iterator[str]:
     """Where the template marks with `{% generation %}` what the assistant writes, it marks what is trained.
 
-    The marks may leave out the stop token, or take in white space behind it.
+    The marks may leave out the stop token, and take in white space behind it or the header, which nobody has to learn.
     """
     for sample in samples:
-        draft = sample.document.draft
-        if not draft.render.generation:
-            continue
-        marked = [draft.render.text[start:end] for start, end in draft.render.generation]
-        for name, turn, _ in sample.turns():
-            blocks = [
-                (a, b) for a, b in draft.render.generation if a < max(turn.end, turn.start + 1) and b > turn.start
-            ]
-            covered = "".join(draft.render.text[a:b] for a, b in blocks)
-            own = draft.render.text[turn.start : turn.end]
-            without_stop = draft.render.text[turn.start : turn.stop]
-            if covered.strip() not in (own.strip(), without_stop.strip()):
-                yield f"{name}: trained is {_short(own)}, but the template marks {_short(covered or str(marked))}"
+        draft, text = sample.document.draft, sample.document.draft.render.text
+        for name, turn, _ in sample.turns() if draft.render.generation else ():
+            blocks = [(a, b) for a, b in draft.render.generation if a < turn.end and b > turn.start]
+            marked = "".join(text[max(a, turn.start) : b] for a, b in blocks)
+            if marked.strip() not in (text[turn.start : turn.end].strip(), text[turn.start : turn.stop].strip()):
+                trained = _short(text[turn.start : turn.end])
+                yield f"{name}: trained is {trained}, but the template marks {_short(marked)}"
 
 
 def live_controls(renderer: Renderer, shapes: Sequence[Shape]) -> Iterator[str]:
@@ -223,11 +219,14 @@ def _transformers(renderer: Renderer, sample: Sample, *, tokenize: bool) -> Any:
     )
 
 
-def _prompt_ids(renderer: Renderer, sample: Sample, turn: Turn) -> list[int]:
-    try:
-        return renderer.prompt_ids(sample.record.messages[: turn.message], sample.record.tools)
-    except TutelageError:
-        return []
+def _prompt_ids(renderer: Renderer, sample: Sample, turn: Turn) -> list[list[int]]:
+    """Return the tokens of the generation prompt, by default and with each of the template's switches."""
+    found = []
+    for switch in ({}, *({name: value} for name, value in renderer.dialect_for(sample.record.tools).switches)):
+        with suppress(TutelageError):
+            messages, tools = sample.record.messages[: turn.message], sample.record.tools
+            found.append(renderer.prompt_ids(messages, tools, variables=switch))
+    return found
 
 
 def _prompt_difference(renderer: Renderer, sample: Sample, turn: Turn) -> str:
@@ -238,9 +237,18 @@ def _prompt_difference(renderer: Renderer, sample: Sample, turn: Turn) -> str:
             f"{dialect.unprompted_header!r} that stands before the answer in training"
         )
     before = sample.document.draft.render.text[: turn.start]
+    try:
+        prompt = dialect.template.render(
+            template_messages(sample.record.messages[: turn.message], dialect.form),
+            sample.record.tools,
+            add_generation_prompt=True,
+            variables=dialect.variables,
+        )
+    except TemplateError as error:
+        return f"there is no generation prompt for this turn: {error.problem}"
     return (
         f"the answer stands behind {before[-_SHOWN_CHARACTERS:]!r}, but the generation prompt ends "
-        f"{dialect.prompt_tail[-_SHOWN_CHARACTERS:]!r}"
+        f"{prompt[-_SHOWN_CHARACTERS:]!r}"
     )
 
 

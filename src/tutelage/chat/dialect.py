@@ -18,6 +18,9 @@ _QUESTION = Message(Role.USER, "Question")
 _ANSWER = Message(Role.ASSISTANT, "Reply")
 
 
+_GIVEN = frozenset({"messages", "tools", "documents", "add_generation_prompt"})
+
+
 @dataclass(frozen=True)
 class Dialect:
     """A template, the form of messages it understands, and how it opens an assistant's turn.
@@ -25,6 +28,8 @@ class Dialect:
     `prompt_tail` is the generation prompt proper: what asking for one adds to the text.
     `unprompted_header` is what the template writes before an answer although its generation prompt does not hold it:
     words that are not the assistant's, yet that no server would write for it. Empty for a sound template.
+    `switches` are settings of the template's own variables, such as `enable_thinking=False`, that change the generation
+    prompt: a server may use any of them, so a turn may stand behind any of these prompts.
     `answers_end_bare`: nothing is written behind an answer, so that only the header of a next message can stop it.
     """
 
@@ -34,6 +39,7 @@ class Dialect:
     prompt_tail: str
     unprompted_header: str
     answers_end_bare: bool = False
+    switches: tuple[tuple[str, bool], ...] = ()
 
 
 def learn_dialect(template: Template, variables: Mapping[str, Json]) -> Dialect:
@@ -52,7 +58,28 @@ def learn_dialect(template: Template, variables: Mapping[str, Json]) -> Dialect:
     tail = prompt[len(bare) :] if prompt.startswith(bare) else ""
     said = answered.sources_of(1)
     bare_end = bool(said) and not answered.text[said[-1].end :].strip()
-    return Dialect(template, variables, form, tail, _unprompted_header(answered, prompt), bare_end)
+    header = _unprompted_header(answered, prompt)
+    return Dialect(template, variables, form, tail, header, bare_end, _switches(template, variables, form, prompt))
+
+
+def _switches(
+    template: Template, variables: Mapping[str, Json], form: MessageForm, prompt: str
+) -> tuple[tuple[str, bool], ...]:
+    """Return the settings of one variable of the template that change its generation prompt."""
+    found = []
+    for name in sorted(template.variables - _GIVEN - variables.keys()):
+        for value in (True, False):
+            try:
+                changed = template.render(
+                    template_messages([_QUESTION], form),
+                    add_generation_prompt=True,
+                    variables={**variables, name: value},
+                )
+            except TemplateError:
+                continue
+            if changed != prompt:
+                found.append((name, value))
+    return tuple(found)
 
 
 def _unprompted_header(answered: TracedRender, prompt: str) -> str:

@@ -9,6 +9,7 @@ what was written before it looked further cannot depend on it.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cached_property
 
 from tutelage.chat.dialect import Dialect
@@ -40,26 +41,26 @@ class Moments:
         render = dialect.template.trace(messages, self._record.tools, form=dialect.form, variables=dialect.variables)
         return require_kept(render, messages)
 
-    def text(self, count: int, *, add_generation_prompt: bool = False) -> str:
+    def text(self, count: int, *, add_generation_prompt: bool = False, **switch: bool) -> str:
         """Return the rendered text of the first `count` messages."""
         self.renderings += 1
         return self._dialect.template.render(
             self._fields[:count],
             self._record.tools,
             add_generation_prompt=add_generation_prompt,
-            variables=self._dialect.variables,
+            variables={**self._dialect.variables, **switch},
         )
 
-    def prompt(self, message: int) -> str | None:
+    def prompt(self, message: int, **switch: bool) -> str | None:
         """Return what a server renders before the assistant writes `message`; None if the template cannot."""
         try:
-            return self.text(message, add_generation_prompt=True)
+            return self.text(message, add_generation_prompt=True, **switch)
         except TemplateError:
             return None
 
     def turn(self, render: TracedRender, message: int) -> Turn:
         """Return the turn of `message` in `render`, a rendering of the conversation up to this turn or further."""
-        return find_turn(render, message, self._prompt_in(render, message), self._dialect, self._stops)
+        return find_turn(render, message, self._prompts_in(render, message), self._dialect, self._stops)
 
     def is_stable(self, render: TracedRender, count: int, turn: Turn) -> bool:
         """Whether later messages have left the text up to the end of `turn` as it was when the turn was the last."""
@@ -74,6 +75,11 @@ class Moments:
             return self.text(turn.message + 1)[:end] == render.text[:end]
         except TemplateError:
             return False
+
+    def _prompts_in(self, render: TracedRender, message: int) -> Iterator[str | None]:
+        yield self._prompt_in(render, message)
+        for name, value in self._dialect.switches:
+            yield self.prompt(message, **{name: value})
 
     def _prompt_in(self, render: TracedRender, message: int) -> str | None:
         """Return the text before `message`'s turn in `render`, by construction where possible.

@@ -214,11 +214,24 @@ class Renderer:
                 chosen.append(number)
         return chosen
 
-    def prompt_ids(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Json]] = ()) -> list[int]:
-        """Return what a server feeds the model before it answers: the messages and the generation prompt."""
+    def prompt_ids(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Mapping[str, Json]] = (),
+        *,
+        variables: Mapping[str, Json] | None = None,
+    ) -> list[int]:
+        """Return what a server feeds the model before it answers: the messages and the generation prompt.
+
+        `variables` are further ones for the template, such as `enable_thinking`.
+        """
         dialect = self.dialect_for(tools)
         render = dialect.template.trace(
-            messages, tools, form=dialect.form, add_generation_prompt=True, variables=dialect.variables
+            messages,
+            tools,
+            form=dialect.form,
+            add_generation_prompt=True,
+            variables={**dialect.variables, **(variables or {})},
         )
         (encoded,) = self.tokenizer.encode([render.text])
         tokens, _ = self._guard(Conversation(tuple(messages), tuple(tools)), render, encoded)

@@ -7,6 +7,7 @@ run, not from a list of markers.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from tutelage.chat.dialect import Dialect
@@ -80,11 +81,15 @@ def _said_at(render: TracedRender, position: int) -> bool:
     return any(span.start <= position < span.end and span.source.field is not Field.ROLE for span in render.sources)
 
 
-def find_turn(render: TracedRender, message: int, prompt: str | None, dialect: Dialect, stops: StopFinder) -> Turn:
+def find_turn(
+    render: TracedRender, message: int, prompts: Iterable[str | None], dialect: Dialect, stops: StopFinder
+) -> Turn:
     """Return the turn of assistant `message`.
 
-    `prompt`: what the template renders of the messages before it, generation prompt included; None if it cannot.
+    `prompts`: what the template renders of the messages before it, generation prompt included (None if it cannot), by
+    default and then with each of its switches; no more are asked for than it takes to find the one that was used.
     """
+    prompt = next((prompt for prompt in prompts if prompt is not None and render.text.startswith(prompt)), None)
     said = render.sources_of(message)
     exact = render.region_of(message)
     region = exact or _region_by_sources(render, message)
@@ -107,17 +112,18 @@ def _start(
     """Return where the assistant's own words begin, and whether what precedes them is the generation prompt.
 
     Where it is not (the contract will refuse the template), the header is as much of the generation prompt as the
-    template wrote, and never reaches into what the message says.
+    template wrote, and never reaches into what the message says. A header that the template writes though the prompt of
+    this moment does not hold it is no word of the assistant's either.
     """
-    matches = prompt is not None and text.startswith(prompt)
-    if matches and prompt is not None:
+    matches = prompt is not None
+    if prompt is not None:
         start = len(prompt)
     else:
         start = region_start + _common(text, region_start, dialect.prompt_tail)
         start = stops.outside_control(text, region_start, start)
-    header = dialect.unprompted_header
-    if header and start <= region_start and text.startswith(header, region_start):
-        start, matches = region_start + len(header), False
+    for header in (dialect.unprompted_header, dialect.prompt_tail):
+        if header and start <= region_start and text.startswith(header, region_start):
+            start, matches = region_start + len(header), False
     return (start, matches) if matches else (min(start, first_said), False)
 
 
