@@ -29,6 +29,7 @@ _LONGEST_PLAIN_RUN_MESSAGES = 5
 
 _ROLE_STYLES = {"system": "magenta", "user": "cyan", "assistant": "bold green", "tool": "yellow"}
 _TRAINED = ("black on green", "black on bright_green")  # in turn, so that one sees where tokens end
+_PART_STYLES = {Part.REASONING: " italic", Part.TOOL_CALL: " underline"}
 _TRAINED_STOP, _CONTROL, _UNTRAINED = "bold black on yellow", "italic dim", "dim"
 
 
@@ -111,6 +112,8 @@ def legend(*, plain: bool) -> Text:
     line = Text()
     for word, style in (
         ("trained", _TRAINED[0]),
+        ("reasoning", _TRAINED[0] + _PART_STYLES[Part.REASONING]),
+        ("tool call", _TRAINED[0] + _PART_STYLES[Part.TOOL_CALL]),
         ("stop token", _TRAINED_STOP),
         ("control token", _CONTROL),
         ("read only", _UNTRAINED),
@@ -189,6 +192,7 @@ def _append(text: Text, one: View, first: int, last: int, plain: bool) -> None:
     for token in range(first, last):
         piece = one.pieces[token]
         style = _UNTRAINED if not trained else _TRAINED_STOP if is_stop else _TRAINED[token % 2]
+        style += _PART_STYLES.get(one.document.part[token], "")
         text.append(piece.text, _CONTROL if piece.control and not trained else style)
     if plain and trained:
         text.append("■⟧" if is_stop else "⟧")

@@ -74,7 +74,9 @@ def test_brackets_stand_around_exactly_what_is_trained() -> None:
 
 def test_colours_stand_on_exactly_what_is_trained() -> None:
     text = printed(chat("Who?", "Mira."), colour=True)
-    trained = "".join(re.findall(r"\x1b\[30;(?:42|102)m([^\x1b]*)", text)[1:])  # the first is the legend
+    legend, _, picture = text.partition("\n")
+    assert "reasoning" in legend
+    trained = "".join(re.findall(r"\x1b\[30;(?:42|102)m([^\x1b]*)", picture))
     assert trained == "Mira."
     assert "<eos>" in re.findall(r"\x1b\[1;30;43m([^\x1b]*)", text)
 
