@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from tutelage.report.figures import MISSING, number
+from tutelage.report.figures import MISSING
 from tutelage.report.markup import Markup, Section, h, join, table
 from tutelage.report.records import Check, Run
 
@@ -55,4 +55,4 @@ def _figure(value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, int) or (isinstance(value, float) and value.is_integer() and abs(value) < 1e7):
         return f"{value:,.0f}"
-    return number(value, 3) if value is None or isinstance(value, float) else str(value)
+    return MISSING if value is None else f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -92,18 +92,14 @@ def _figures(runs: Sequence[Run], names: Sequence[str]) -> Markup:
 
 
 def _differences(runs: Sequence[Run], names: Sequence[str]) -> Markup:
-    settings = [dict(flatten(run.config)) for run in runs]
-    keys = list(dict.fromkeys(key for values in settings for key in values))
-    different = [
-        key
-        for key in keys
-        if not key.startswith(_SAME)
-        and len({show_value(values[key]) if key in values else "" for values in settings}) > 1
+    """Table of the settings that differ; null and absent are the same."""
+    settings = [{key: value for key, value in flatten(run.config) if value is not None} for run in runs]
+    keys = list(dict.fromkeys(key for values in settings for key in values if not key.startswith(_SAME)))
+    shown = {key: [show_value(values[key]) if key in values else None for values in settings] for key in keys}
+    rows = [
+        [key, *(missing("not set") if v is None else v for v in row)] for key, row in shown.items() if len(set(row)) > 1
     ]
-    if not different:
-        return h("p", None, "The runs have the same settings.")
-    rows = ([key, *(show_value(v[key]) if key in v else missing("absent") for v in settings)] for key in different)
-    return table(_header(names), rows, css="settings")
+    return table(_header(names), rows, css="settings") if rows else h("p", None, "The runs have the same settings.")
 
 
 def _curves(runs: Sequence[Run], names: Sequence[str]) -> list[Markup]:

@@ -66,31 +66,29 @@ def _loss_chart(run: Run) -> Markup:
 
 
 def _source_charts(run: Run) -> list[Markup]:
-    names = _source_names(run)
-    if len(names) < 2:
-        return []
-    steps = [s.step for s in run.steps]
-    half = window(len(steps))
-    none = (None, None)
-    trained = [
-        Series(name, steps, smooth([s.per_source.get(name, none)[0] for s in run.steps], [s.per_source.get(name, none)[1] for s in run.steps], half), colour=i)
-        for i, name in enumerate(names)
-    ]  # fmt: skip
-    points = [e.step for e in run.evaluations]
-    held_out = [
-        Series(name, points, [e.per_source[name].loss if name in e.per_source else None for e in run.evaluations], colour=i, marks=True)
-        for i, name in enumerate(names)
-        if any(name in e.per_source for e in run.evaluations)
-    ]  # fmt: skip
-    charts = [line_chart("Training loss per source", trained, x_label="step", y_label="nats per token")]
-    if held_out:
-        charts.append(line_chart("Held-out loss per source", held_out, x_label="step", y_label="nats per token"))
+    """Curves per source, where there is more than one; a source keeps its colour in both charts."""
+    trained = dict.fromkeys(name for step in run.steps for name in step.per_source)
+    evaluated = dict.fromkeys(name for e in run.evaluations for name in e.per_source)
+    colours = {name: place for place, name in enumerate([*trained, *(n for n in evaluated if n not in trained)])}
+    charts = []
+    if len(trained) > 1:
+        series = [_trained_source(run.steps, name, colours[name]) for name in trained]
+        charts.append(line_chart("Training loss per source", series, x_label="step", y_label="nats per token"))
+    if len(evaluated) > 1:
+        series = [_evaluated_source(run.evaluations, name, colours[name]) for name in evaluated]
+        charts.append(line_chart("Held-out loss per source", series, x_label="step", y_label="nats per token"))
     return charts
 
 
-def _source_names(run: Run) -> list[str]:
-    trained = [name for step in run.steps for name in step.per_source]
-    return list(dict.fromkeys([*trained, *(name for e in run.evaluations for name in e.per_source)]))
+def _trained_source(steps: Sequence[Step], name: str, colour: int) -> Series:
+    sums = [step.per_source.get(name, (None, None)) for step in steps]
+    losses = smooth([loss for loss, _ in sums], [weight for _, weight in sums], window(len(steps)))
+    return Series(name, [step.step for step in steps], losses, colour=colour)
+
+
+def _evaluated_source(evaluations: Sequence[Evaluation], name: str, colour: int) -> Series:
+    losses = [e.per_source[name].loss if name in e.per_source else None for e in evaluations]
+    return Series(name, [e.step for e in evaluations], losses, colour=colour, marks=True)
 
 
 def _accuracy_chart(evaluations: Sequence[Evaluation]) -> Markup:
@@ -102,7 +100,7 @@ def _accuracy_chart(evaluations: Sequence[Evaluation]) -> Markup:
 
 def _rate_chart(steps: Sequence[Step]) -> Markup:
     series = [Series("learning rate", [s.step for s in steps], [s.learning_rate for s in steps])]
-    return line_chart("Learning rate", series, x_label="step", y_label="learning rate", from_zero=True)
+    return line_chart("Learning rate", series, x_label="step", y_label="per step", from_zero=True)
 
 
 def _norm_chart(run: Run) -> Markup:

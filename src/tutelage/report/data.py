@@ -42,7 +42,14 @@ def _rows_table(ledger: Sequence[SourceLedger]) -> Markup:
     unbalanced = [s.name for s in ledger if _balanced(s) is False]
     warning = h("p", {"class": "bad"}, f"Rows do not add up in {', '.join(unbalanced)}.") if unbalanced else None
     none = None if reasons else h("p", {"class": "why"}, "No row was dropped.")
-    return join([warning, table(header, rows, numeric=range(1, len(reasons) + 3)), none])
+    return join([warning, table(header, rows, numeric=range(1, len(reasons) + 3)), none, _files(ledger)])
+
+
+def _files(ledger: Sequence[SourceLedger]) -> Markup | None:
+    rows = [(s.name, s.taken_as, file, h("code", None, digest)) for s in ledger for file, digest in s.files.items()]
+    if not rows:
+        return None
+    return h("details", None, h("summary", None, "Files read"), table(("source", "taken as", "file", "SHA-256"), rows))
 
 
 def _row(source: SourceLedger, reasons: Sequence[str]) -> list[Child]:
@@ -57,7 +64,7 @@ def _sum_of(ledger: Sequence[SourceLedger]) -> SourceLedger:
     for source in ledger:
         for reason, n in source.dropped.items():
             dropped[reason] = dropped.get(reason, 0) + n
-    return SourceLedger("all", _sum([s.rows for s in ledger]), _sum([s.kept for s in ledger]), dropped, {})
+    return SourceLedger("all", "", _sum([s.rows for s in ledger]), _sum([s.kept for s in ledger]), dropped, {}, {})
 
 
 def _balanced(source: SourceLedger) -> bool | None:
@@ -75,7 +82,7 @@ def _token_table(ledger: Sequence[SourceLedger]) -> Markup | None:
     stages = list(dict.fromkeys(stage for s in ledger for stage in s.tokens))
     if not stages:
         return None
-    header = ("source", *(name for stage in stages for name in (stage, "with loss")))
+    header = ("source", *(name for stage in stages for name in (stage.replace("_", " "), "with loss")))
     rows = [[s.name, *(count(n) for stage in stages for n in s.tokens.get(stage, (None, None)))] for s in ledger]
     return table(header, rows, numeric=range(1, len(header)))
 

@@ -29,7 +29,7 @@ def number(value: float | None, digits: int = 4) -> str:
         return "0"
     magnitude = math.floor(math.log10(abs(value)))
     if magnitude < -3 or magnitude >= 7:
-        return f"{value:.{max(digits - 2, 1)}g}"
+        return f"{value:.{max(digits - 1, 1)}g}"
     return f"{value:,.{max(digits - 1 - magnitude, 0)}f}"
 
 

@@ -81,7 +81,7 @@ def _sentence(run: Run) -> str:
     done = len(run.steps)
     planned = run.plan.steps
     steps = f"{done:,} steps" if planned is None or planned == done else f"{done:,} of {planned:,.0f} steps"
-    epochs = f" ({number(run.steps[-1].epoch, 3)} epochs)" if run.steps and run.steps[-1].epoch else ""
+    epochs = f" ({number(run.plan.epochs, 3)} epochs)" if done == planned and run.plan.epochs is not None else ""
     tokens = _total([s.tokens for s in run.steps])
     supervised = _total([s.supervised_tokens for s in run.steps])
     seconds = _total([s.seconds for s in run.steps])
@@ -149,7 +149,7 @@ def _dropped(run: Run) -> str:
 
 
 def _tile(value: str, label: str) -> Markup:
-    css = "missing" if value == MISSING else "changed" if "→" in value else None
+    css = "missing" if value == MISSING else None
     return h("div", {"class": "tile"}, h("b", {"class": css}, value), h("span", None, label))
 
 

@@ -80,7 +80,8 @@ def table(
 
 def facts(rows: Iterable[tuple[str, Child]]) -> Markup:
     """Return a two-column table of names and values."""
-    return table(("", ""), rows, css="facts")
+    body = (h("tr", None, h("td", None, name), h("td", None, value)) for name, value in rows)
+    return h("div", {"class": "scroll"}, h("table", {"class": "facts"}, h("tbody", None, body)))
 
 
 def missing(text: str = "not measured") -> Markup:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from itertools import groupby
 
@@ -9,7 +10,8 @@ from tutelage.report.figures import count
 from tutelage.report.markup import Markup, Section, h, join
 from tutelage.report.records import MaskDocument, MaskToken, Run
 
-_INVISIBLE = str.maketrans({"\n": "⏎\n", "\r": "␍", "\t": "⇥\t", "\u00a0": "⍽", "\u200b": "∅"})
+_BARE_NEWLINE = re.compile(r"(?<!⏎)\n")
+_INVISIBLE = str.maketrans({"\r": "␍", "\t": "⇥\t", "\u00a0": "⍽", "\u200b": "∅"})
 
 
 def masks_section(run: Run) -> Section:
@@ -48,7 +50,11 @@ def _turn(role: str, tokens: Sequence[tuple[int, MaskToken]]) -> Markup:
 
 def _token(place: int, token: MaskToken) -> Markup:
     about = f"{place}: {token.role or 'no message'}, {token.part.replace('_', ' ')}, weight {token.weight:g}"
-    return h("span", {"class": _style(token), "title": about}, token.piece.translate(_INVISIBLE) or "∅")
+    return h(
+        "span",
+        {"class": _style(token), "title": about},
+        _BARE_NEWLINE.sub("⏎\n", token.piece.translate(_INVISIBLE)) or "∅",
+    )
 
 
 def _style(token: MaskToken) -> str:

@@ -162,18 +162,19 @@ def _read_masks(path: Path) -> tuple[MaskDocument, ...]:
 
 
 def _read_ledger(path: Path) -> tuple[SourceLedger, ...]:
-    return tuple(
-        SourceLedger(
-            _text(s.get("name")),
-            _number(s.get("rows")),
-            _number(s.get("kept")),
-            {str(reason): float(n) for reason, n in _mapping(s.get("dropped")).items()},
-            {
-                str(stage): (_number(t.get("tokens")), _number(t.get("supervised")))
-                for stage, t in _mapping(s.get("tokens")).items()
-            },
-        )
-        for s in _json_object(path)["sources"]
+    return tuple(_source_ledger(str(name), source) for name, source in _json_object(path)["sources"].items())
+
+
+def _source_ledger(name: str, row: Mapping[str, Any]) -> SourceLedger:
+    stages = _mapping(row.get("tokens"))
+    return SourceLedger(
+        name,
+        _text(row.get("taken_as")),
+        _number(row.get("rows")),
+        _number(row.get("kept")),
+        {str(reason): float(n) for reason, n in _mapping(row.get("dropped")).items()},
+        {str(stage): (_number(t.get("tokens")), _number(t.get("supervised"))) for stage, t in stages.items()},
+        {str(file): _text(digest) for file, digest in _mapping(row.get("files")).items()},
     )
 
 

@@ -120,13 +120,15 @@ class MaskDocument:
 
 @dataclass(frozen=True)
 class SourceLedger:
-    """What became of the rows of one source, and its tokens at each stage: stage -> (tokens, supervised tokens)."""
+    """What became of the rows of one source, its tokens at each stage (tokens, supervised tokens), and its files' SHA-256."""
 
     name: str
+    taken_as: str
     rows: float | None
     kept: float | None
     dropped: Mapping[str, float]
     tokens: Mapping[str, tuple[float | None, float | None]]
+    files: Mapping[str, str]
 
 
 @dataclass(frozen=True)

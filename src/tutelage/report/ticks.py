@@ -42,13 +42,14 @@ def tick_label(value: float) -> str:
 
     Example:
         >>> [tick_label(v) for v in (0, 0.25, 2.5, 1500, 20000, 3e6, 2e-5)]
-        ['0', '0.25', '2.5', '1,500', '20k', '3M', '2e-05']
+        ['0', '0.25', '2.5', '1,500', '20k', '3M', '2e-5']
     """
     if value == 0:
         return "0"
     for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= 10 * size or (size > 1e3 and abs(value) >= size):
             return f"{value / size:g}{letter}"
-    if abs(value) < 1e-3:
-        return f"{value:.3g}"
+    if abs(value) < 1e-2:
+        digits, _, power = f"{value:e}".partition("e")
+        return f"{float(digits):g}e{int(power)}"
     return f"{value:,.6g}"

@@ -157,12 +157,12 @@ def _mask(where: str) -> dict[str, Any]:
 
 
 _LEDGER = {
-    "sources": [
-        {"name": "dolly", "rows": 13447, "kept": 13160, "dropped": {"empty message": 3, "too long": 284},
+    "sources": {
+        "dolly": {"taken_as": "alpaca", "files": {"data/dolly.jsonl": "512b1a"}, "rows": 13447, "kept": 13160, "dropped": {"empty message": 3, "too long": 284},
          "tokens": {"rendered": {"tokens": 2_300_000, "supervised": 886_150}, "trained": {"tokens": 4_600_000, "supervised": 1_772_300}}},
-        {"name": "replay", "rows": 540, "kept": 540, "dropped": {},
+        "replay": {"taken_as": "text", "rows": 540, "kept": 540, "dropped": {},
          "tokens": {"rendered": {"tokens": 180_112, "supervised": 97_057}, "trained": {"tokens": 360_224, "supervised": 194_114}}},
-    ]
+    }
 }  # fmt: skip
 
 _CHECKS = [
