@@ -48,8 +48,13 @@ def run(
     from tutelage.train.prepare import prepare
 
     config = resolve_examples(data, words, model=model, kind=kind, template=template).config
-    with errors().status("reading"):
-        prepared = prepare(config, lenient=True)
+    try:
+        with errors().status("reading"):
+            prepared = prepare(config, lenient=True)
+    except TutelageError as error:
+        if as_json:  # a program that reads the verdict gets one, whatever went wrong
+            _print_verdict({"may_train": False, "problems": [_problem(error)]})
+        raise
     problems = problems_of(prepared, config)
     warnings = warnings_of(prepared, config)
     probes: list[dict[str, Any]] = []
@@ -109,7 +114,17 @@ def _print_json(
         "quarantine": [vars(entry) for entry in prepared.ledger.quarantine],
         "probes": probes,
     }
+    _print_verdict(verdict)
+
+
+def _print_verdict(verdict: dict[str, Any]) -> None:
+    from tutelage.files.encode import encode_json
+
     typer.echo(encode_json(verdict))
+
+
+def _problem(error: TutelageError) -> dict[str, str]:
+    return {"kind": type(error).__name__, "problem": error.problem, "mend": error.mend}
 
 
 def _print_findings(

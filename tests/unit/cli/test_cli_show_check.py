@@ -275,3 +275,10 @@ def test_check_without_weights_cannot_probe_and_says_so(data: Path, tokenizers: 
     code, verdict = check(data, "--model", tokenizers / "plain", "--probe")
     assert code == 5
     assert verdict["problems"][0]["kind"] == "ModelError"
+
+
+def test_check_gives_a_verdict_in_json_whatever_goes_wrong(tmp_path: Path, tokenizers: Path) -> None:
+    code, verdict = check(tmp_path / "absent.jsonl", "--model", tokenizers / "plain")
+    assert code == 3
+    assert verdict["may_train"] is False
+    assert "absent.jsonl does not exist" in verdict["problems"][0]["problem"]
