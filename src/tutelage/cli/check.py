@@ -98,7 +98,6 @@ def _print_json(
     prepared: Prepared, problems: Sequence[TutelageError], warnings: Sequence[str], probes: Sequence[dict[str, Any]]
 ) -> None:
     from tutelage.cli.verdict import figures_of, histogram
-    from tutelage.files.encode import encode_json
 
     verdict = {
         "may_train": not problems,
