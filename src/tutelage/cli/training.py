@@ -58,7 +58,10 @@ def run_training(resolved: Resolved, *, start: Start, dry_run: bool, resume: boo
             print_resolved(resolved, everything=True)
             narrator = terminal_narrator()
         with run:
-            result = train(resolved, run, generate=generate, narrator=narrator, start=start, resume=resume)
+            try:
+                result = train(resolved, run, generate=generate, narrator=narrator, start=start, resume=resume)
+            finally:
+                narrator.end()  # a progress bar hides the cursor; an error must not leave it so
             if agree.is_main():
                 print_result(result, run.path)
                 write_page(run.path)
@@ -214,11 +217,18 @@ class BarNarrator(LineNarrator):
             TimeElapsedColumn(),
             TextColumn("{task.fields[figures]}"),
             console=errors(),
+            redirect_stdout=sys.stdout.isatty(),  # results that go into a pipe belong there
         )
         self._tasks: dict[str, TaskID] = {}
 
     def preparing(self, what: str, done: int, count: int) -> None:
         self._advance(what, done, count)
+
+    def plan(self, description: Mapping[str, Any]) -> None:
+        while self._tasks:  # the preparation is over, and its bars with it
+            self._bar.remove_task(self._tasks.popitem()[1])
+        self._bar.stop()
+        super().plan(description)
 
     def begin(self, plan: RunPlan, first_step: int) -> None:
         self._speed = Speed(plan.num_steps)

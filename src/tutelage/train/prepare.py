@@ -94,6 +94,7 @@ def prepare(
         for record in records:
             away = is_held_out(record, config.data.held_out_fraction, seed=config.train.seed)
             (held_out if away else train).append(record)
+    tell("reading", len(config.data.train), len(config.data.train))
     for source in config.data.held_out:
         held_out += _read(source, ledger, config)[1]
     contract = _contract(renderer, [*train, *held_out])

@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from tutelage.cli import training
+from tutelage.cli.training import BarNarrator, LineNarrator, Speed, open_run
+from tutelage.config.schema import Config
+from tutelage.errors import ConfigError, RunDirError
+
+PLAN: Any = SimpleNamespace(num_steps=100, num_tokens=200_000)
+
+
+def metrics(step: int) -> dict[str, Any]:
+    return {"step": step, "tokens": 2000, "supervised_tokens": 500, "seconds": 0.5, "loss": 2.5}
+
+
+def test_speed_counts_tokens_supervised_tokens_and_the_time_left() -> None:
+    speed = Speed(100)
+    speed.add(metrics(9))
+    assert speed.add(metrics(10)) == "loss 2.5000  4,000 tok/s  1,000 supervised/s  0:45 left"
+
+
+def test_plain_lines_come_at_the_first_and_last_step_and_seldom_in_between(capsys: Any) -> None:
+    narrator = LineNarrator()
+    narrator.begin(PLAN, 0)
+    for step in range(1, 101):
+        narrator.step(metrics(step))
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("step ")]
+    assert lines[0].startswith("step 1/100 ") and lines[-1].startswith("step 100/100 ")
+    assert len(lines) <= 3
+
+
+def test_a_progress_bar_can_be_ended_at_any_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "print_plan", lambda description: None)
+    narrator = BarNarrator()
+    narrator.end()
+    narrator.preparing("rendering", 1, 2)
+    narrator.plan({})
+    narrator.begin(PLAN, 0)
+    narrator.step(metrics(1))
+    narrator.end()
+    narrator.end()
+
+
+@pytest.mark.parametrize(("seconds", "shown"), [(0, "0:00"), (59.6, "1:00"), (3_725, "1:02:05")])
+def test_durations_are_shown_as_clocks_do(seconds: float, shown: str) -> None:
+    assert training._duration(seconds) == shown
+
+
+@pytest.mark.parametrize(("size", "shown"), [(512, "512 B"), (3 * 2**20, "3 MiB"), (5 * 2**40, "5120.0 GiB")])
+def test_bytes_are_shown_in_binary_units(size: int, shown: str) -> None:
+    assert training._bytes(size) == shown
+
+
+def test_a_run_without_a_directory_gets_one_with_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with open_run(Config.model_validate({"run": {"name": "mine"}}), resume=False) as run:
+        assert run.path.parent == Path("runs") and run.path.name.endswith("-mine")
+
+
+def test_resuming_needs_to_know_the_run_and_finds_only_unfinished_ones(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="which run"):
+        open_run(Config(), resume=True)
+    config = Config.model_validate({"run": {"dir": str(tmp_path / "run")}})
+    with pytest.raises(RunDirError, match="not a run directory"):
+        open_run(config, resume=True)
+    with open_run(config, resume=False) as run:
+        run.mark("stopped")
+    with open_run(config, resume=True) as run:
+        assert run.status["status"] == "running"
+        run.mark("finished")
+    with pytest.raises(RunDirError, match="finished already"):
+        open_run(config, resume=True)
