@@ -20,7 +20,9 @@ from tutelage.pack.batch import Batch
 
 # B rows, T tokens, S supervised tokens, V vocabulary, C rows of one chunk
 
-CHUNK_ROWS = 1024
+# Probabilities that exist at a time. On a CPU larger blocks come from the kernel anew each time, and cost page faults.
+CHUNK_VALUES_CPU = 2**22
+CHUNK_VALUES_GPU = 2**26
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,32 +142,29 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     def forward(ctx: Any, logits_SV: torch.Tensor, targets_S: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         exact = torch.promote_types(logits_SV.dtype, torch.float32)
         loss_S = torch.empty(len(targets_S), dtype=exact, device=logits_SV.device)
-        largest_S, log_sum_S = torch.empty_like(loss_S), torch.empty_like(loss_S)
         correct_S = torch.empty(len(targets_S), dtype=torch.bool, device=logits_SV.device)
-        for rows in _chunks(len(targets_S)):
-            chunk_CV = logits_SV[rows].to(exact)
-            largest_S[rows], likeliest_C = chunk_CV.max(dim=-1)
-            correct_S[rows] = likeliest_C == targets_S[rows]
-            chunk_CV = chunk_CV - largest_S[rows, None]  # before anything else, so that large logits lose no digits
-            of_target_C = chunk_CV.gather(1, targets_S[rows, None])[:, 0]
-            log_sum_S[rows] = chunk_CV.exp_().sum(dim=-1).log_()
-            loss_S[rows] = log_sum_S[rows] - of_target_C
-        ctx.save_for_backward(logits_SV, targets_S, largest_S, log_sum_S)
+        for rows in _chunks(logits_SV):
+            target_C = targets_S[rows]
+            correct_S[rows] = logits_SV[rows].argmax(dim=-1) == target_C
+            loss_S[rows] = -logits_SV[rows].log_softmax(dim=-1, dtype=exact).gather(1, target_C[:, None])[:, 0]
+        ctx.save_for_backward(logits_SV, targets_S)
         ctx.mark_non_differentiable(correct_S)
         return loss_S, correct_S
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> tuple[torch.Tensor, None]:
-        logits_SV, targets_S, largest_S, log_sum_S = ctx.saved_tensors
+        logits_SV, targets_S = ctx.saved_tensors
         grad_S = gradients[0]
         grad_SV = torch.empty_like(logits_SV)
-        for rows in _chunks(len(targets_S)):
-            chunk_CV = logits_SV[rows].to(grad_S.dtype) - largest_S[rows, None]
-            chunk_CV = chunk_CV.sub_(log_sum_S[rows, None]).exp_()
+        for rows in _chunks(logits_SV):
+            chunk_CV = logits_SV[rows].softmax(dim=-1, dtype=grad_S.dtype)
             chunk_CV.scatter_add_(1, targets_S[rows, None], -torch.ones_like(grad_S[rows, None]))
             grad_SV[rows] = chunk_CV.mul_(grad_S[rows, None])
         return grad_SV, None
 
 
-def _chunks(num_rows: int) -> list[slice]:
-    return [slice(start, start + CHUNK_ROWS) for start in range(0, num_rows, CHUNK_ROWS)]
+def _chunks(logits_SV: torch.Tensor) -> list[slice]:
+    S, V = logits_SV.shape
+    values = CHUNK_VALUES_CPU if logits_SV.device.type == "cpu" else CHUNK_VALUES_GPU
+    rows = max(1, values // V)
+    return [slice(start, start + rows) for start in range(0, S, rows)]

@@ -80,7 +80,7 @@ def test_a_model_without_an_output_embedding_still_gives_its_losses() -> None:
 def test_cross_entropy_in_chunks_is_cross_entropy(
     monkeypatch: pytest.MonkeyPatch, rows: int, dtype: torch.dtype
 ) -> None:
-    monkeypatch.setattr(head, "CHUNK_ROWS", rows)
+    monkeypatch.setattr(head, "CHUNK_VALUES_CPU", rows * 50)
     torch.manual_seed(0)
     logits = (torch.randn(23, 50) * 4).to(dtype).requires_grad_()
     targets = torch.randint(0, 50, (23,))
