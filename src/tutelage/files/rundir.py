@@ -74,6 +74,7 @@ class RunDir:
         """Give the lock back."""
         if self._lock is not None:
             _held_locks.discard(self._lock)
+            fcntl.flock(self._lock, fcntl.LOCK_UN)  # at once, even if a worker was forked a moment ago
             os.close(self._lock)
             self._lock = None
 

@@ -46,21 +46,33 @@ def test_a_second_process_is_told_who_holds_the_folder(tmp_path: Path) -> None:
     RunDir.open(tmp_path / "run", lock=True).close()
 
 
-def test_a_forked_worker_that_outlives_the_run_does_not_keep_the_lock(tmp_path: Path) -> None:
+KILLED_WITH_A_WORKER = """
+import os, signal, sys
+from tutelage.files.rundir import RunDir
+run = RunDir.create(sys.argv[1])
+ready, worker_ready = os.pipe()
+if os.fork() == 0:
+    os.write(worker_ready, b"x")
+    sys.stdin.read()  # lives until the test closes its standard input
+    os._exit(0)
+os.read(ready, 1)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_worker_that_outlives_a_killed_run_does_not_keep_the_lock(tmp_path: Path) -> None:
+    path = str(tmp_path / "run")
+    with subprocess.Popen([sys.executable, "-c", KILLED_WITH_A_WORKER, path], stdin=subprocess.PIPE) as process:
+        process.wait()
+        RunDir.open(path, lock=True).close()
+
+
+def test_a_closed_run_is_free_even_if_a_worker_was_just_forked(tmp_path: Path) -> None:
     run = RunDir.create(tmp_path / "run")
-    read_end, write_end = os.pipe()
-    worker = os.fork()
-    if worker == 0:  # the worker waits until its parent closes the pipe
-        os.close(write_end)
-        os.read(read_end, 1)
-        os._exit(0)
-    try:
-        run.close()
-        RunDir.open(tmp_path / "run", lock=True).close()
-    finally:
-        os.close(write_end)
-        os.close(read_end)
-        os.waitpid(worker, 0)
+    held = os.dup(run._lock or -1)  # what a fork holds until its first instruction
+    run.close()
+    RunDir.open(tmp_path / "run", lock=True).close()
+    os.close(held)
 
 
 def test_a_folder_without_a_run_is_not_opened(tmp_path: Path) -> None:
