@@ -18,11 +18,13 @@ class Books:
 
     def __init__(self, documents: Sequence[Rendered]) -> None:
         self._documents = documents
+        self._steps = 0
         self._planned: dict[str, list[int]] = {}
         self._trained: dict[str, list[int]] = {}
 
     def add(self, planned: Step, by_source: Mapping[str, SourceTotals]) -> None:
         """Count one step: what the plan says of it, and what the loss saw."""
+        self._steps += 1
         for index in planned.documents:
             document = self._documents[index]
             _count(self._planned, document.source, 1, len(document), document.supervised_tokens)
@@ -45,9 +47,12 @@ class Books:
             self._planned == self._trained,
             "documents, tokens and supervised tokens of each source in the steps, and those that the loss saw",
             {
-                f"{side}_{unit}": sum(counts[i] for counts in by_source.values())
-                for side, by_source in sides.items()
-                for i, unit in enumerate(units)
+                "steps": self._steps,  # of this process: a resumed run counts from where it went on
+                **{
+                    f"{side}_{unit}": sum(counts[i] for counts in by_source.values())
+                    for side, by_source in sides.items()
+                    for i, unit in enumerate(units)
+                },
             },
         )
 
