@@ -16,7 +16,6 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from sample_documents import random_documents
 from tiny import tiny_model
-
 from tutelage.config.schema import Layout, Precision
 from tutelage.model.attention import NAME, register_attention
 from tutelage.pack.plan import Step
