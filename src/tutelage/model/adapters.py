@@ -37,7 +37,7 @@ def add_lora(model: PreTrainedModel, cfg: LoraConfig, *, seed: int = 0, new_ids:
 
     The adapters start as an exact no-op (B = 0), drawn from `seed`.
 
-    Raises: ModelError when `cfg.targets` names modules that the model does not have.
+    Raises: ModelError when `cfg.targets` names modules that the model does not have, or that peft cannot adapt.
     """
     targets = cfg.targets if isinstance(cfg.targets, str) else list(cfg.targets)
     if targets != ALL_LINEAR:
@@ -55,9 +55,15 @@ def add_lora(model: PreTrainedModel, cfg: LoraConfig, *, seed: int = 0, new_ids:
         trainable_token_indices=_rows_to_train(model, new_ids),
         revision=getattr(model.config, "_commit_hash", None),
     )
-    with torch.random.fork_rng(devices=[]), _peft_warnings_off():
-        torch.manual_seed(seed)
-        return get_peft_model(model, peft_config)
+    try:
+        with torch.random.fork_rng(devices=[]), _peft_warnings_off():
+            torch.manual_seed(seed)
+            return get_peft_model(model, peft_config)
+    except ValueError as error:
+        raise ModelError(
+            f"peft cannot adapt {type(model).__name__} so: {str(error).strip().splitlines()[0]}",
+            mend=f"choose other train.lora.targets, from {', '.join(linear_modules(model))}",
+        ) from error
 
 
 def load_adapter(model: PreTrainedModel, folder: Path, *, trainable: bool = False) -> PeftModel:

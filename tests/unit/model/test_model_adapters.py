@@ -59,6 +59,12 @@ def test_targets_choose_the_modules_and_unknown_ones_are_told_their_neighbours()
     assert "all-linear" in caught.value.mend
 
 
+def test_modules_that_peft_cannot_adapt_are_told_with_those_there_are() -> None:
+    with pytest.raises(ModelError, match="peft cannot adapt MambaForCausalLM") as caught:
+        add_lora(tiny_model("mamba"), LoraConfig(rank=2, targets=["out_proj"]))
+    assert "in_proj" in caught.value.mend
+
+
 def test_a_single_target_may_be_written_without_a_list() -> None:
     adapted = add_lora(tiny_model("llama"), LoraConfig(rank=2, targets="o_proj"))
     assert {name.split(".")[-4] for name, _ in trainable_parameters(adapted)} == {"o_proj"}
