@@ -195,7 +195,7 @@ class _Outcome:
 
 def _alone(model: nn.Module, document: Rendered, *, rows: int) -> _Outcome:
     """Compute the outcome from the definition of the loss; equal rows change nothing but the order of the arithmetic."""
-    device = unwrapped(model).get_input_embeddings().weight.device
+    device = next(model.parameters()).device
     ids_T = torch.from_numpy(document.ids.astype(np.int64)).to(device)
     weights_T = torch.from_numpy(document.weights).to(device)
     with _embeddings(model) as seen:
@@ -208,7 +208,7 @@ def _alone(model: nn.Module, document: Rendered, *, rows: int) -> _Outcome:
 
 def _outcomes(model: nn.Module, batch: Batch) -> Iterator[tuple[int, _Outcome]]:
     """Yield (document key, outcome) of every document of a batch, through the path that training takes."""
-    batch = batch.to(unwrapped(model).get_input_embeddings().weight.device)
+    batch = batch.to(next(model.parameters()).device)
     with _embeddings(model) as seen:
         losses = supervised_losses(model, batch)
     gradient_BTH = _gradient(losses.weighted_sum, seen[0])

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
@@ -235,6 +236,19 @@ def test_probes_leave_mode_gradients_hooks_and_random_state_as_they_were() -> No
 def test_frozen_models_are_probed_as_well() -> None:
     model = packed_model()
     model.requires_grad_(False)
+    assert all(found.passed for found in all_probes(model))
+
+
+@pytest.mark.parametrize("modules_to_save", [None, ["embed_tokens", "lm_head"]])
+def test_a_model_with_adapters_is_probed_through_them(modules_to_save: list[str] | None) -> None:
+    settings = LoraConfig(
+        r=4,
+        target_modules="all-linear",
+        modules_to_save=modules_to_save,
+        init_lora_weights=False,
+        task_type="CAUSAL_LM",
+    )
+    model = get_peft_model(packed_model(tie_word_embeddings=False), settings)
     assert all(found.passed for found in all_probes(model))
 
 
