@@ -1,5 +1,6 @@
-"""What becomes of a document that is longer than `data.max_tokens`. Nothing is ever cut in the middle of a turn.
+"""What becomes of a document that is longer than `data.max_tokens`. No conversation is ever cut in the middle of a turn.
 
+Plain text has no turns: it is read in windows, none of its tokens lost. For conversations the policy decides:
 `error` names the row. `drop` leaves the document out. `drop_oldest_turns` removes whole exchanges (a user's message with
 all that answers it) from the beginning, keeps the system message and the latest turns, and renders the rest anew, so that
 every header is whole and every stop token was earned. Either way the ledger knows.
@@ -15,14 +16,14 @@ import numpy as np
 from tutelage.chat.render import Renderer
 from tutelage.chat.rendered import Rendered
 from tutelage.config.schema import TooLong
-from tutelage.data.conversation import Conversation, Document, Message, Role
+from tutelage.data.conversation import Conversation, Message, Role
 from tutelage.data.ledger import Ledger
 from tutelage.data.reasons import Reason
 from tutelage.errors import DataError
 
 
 def fit(
-    record: Conversation | Document,
+    record: Conversation,
     rendered: Sequence[Rendered],
     max_tokens: int,
     policy: TooLong,
@@ -43,11 +44,33 @@ def fit(
                 f"{document.where}: {len(document):,} tokens, more than data.max_tokens={max_tokens:,}",
                 mend="raise data.max_tokens, or set data.too_long to drop or drop_oldest_turns",
             )
-        elif policy is TooLong.DROP_OLDEST_TURNS and isinstance(record, Conversation):
+        elif policy is TooLong.DROP_OLDEST_TURNS:
             fitting += _without_oldest_turns(record, document, max_tokens, renderer)
     if rendered and not fitting:
         ledger.drop(record, Reason.TOO_LONG, f"{longest:,} tokens, more than data.max_tokens={max_tokens:,}")
     return fitting
+
+
+def windows(text: Rendered, max_tokens: int) -> list[Rendered]:
+    """Return rendered plain text as consecutive windows of at most `max_tokens` tokens.
+
+    Neighbours share one token, which the first must produce and the second only reads: every token of the text is predicted
+    exactly once, and a stop token stands at the end of the last window alone.
+    """
+    if len(text) <= max_tokens:
+        return [text]
+    return [
+        _window(text, slice(start, start + max_tokens), number)
+        for number, start in enumerate(range(0, len(text) - 1, max_tokens - 1))
+    ]
+
+
+def _window(text: Rendered, tokens: slice, number: int) -> Rendered:
+    weights = text.weights[tokens].copy()
+    weights[0] = 0
+    return replace(
+        text, ids=text.ids[tokens], weights=weights, message=text.message[tokens], part=text.part[tokens], stage=number
+    )
 
 
 def _without_oldest_turns(

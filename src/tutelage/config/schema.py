@@ -165,7 +165,8 @@ class DataConfig(Section):
     max_tokens: int = Field(default=2048, gt=1)
     """Longest document in tokens."""
     too_long: TooLong = TooLong.ERROR
-    """What to do with longer ones: `error`, `drop` (counted) or `drop_oldest_turns` (counted). Nothing is ever cut silently."""
+    """What to do with longer conversations: `error`, `drop` (counted) or `drop_oldest_turns` (counted). None is ever cut inside a
+    turn. Plain text is read in windows of `data.max_tokens`, every token predicted once."""
     max_bad_fraction: float = Field(default=0.0, ge=0, le=1)
     """Rows of a source that may be unusable before the run stops; 0 asks you to look at the first one."""
     train_on: TrainOn = TrainOn.ASSISTANT

@@ -14,7 +14,7 @@ from typing import TypeAlias
 import numpy as np
 
 from tutelage.chat.contract import ContractReport, check_contract
-from tutelage.chat.fit import fit
+from tutelage.chat.fit import fit, windows
 from tutelage.chat.render import Renderer, RenderFailure, RenderOptions
 from tutelage.chat.rendered import Rendered
 from tutelage.chat.template import load_template, special_tokens_needed
@@ -190,7 +190,10 @@ def _render(
         if isinstance(result, RenderFailure):
             ledger.drop(record, result.cause, str(result.error))
             continue
-        fitted = fit(record, result, config.data.max_tokens, config.data.too_long, renderer, ledger)
+        if isinstance(record, Document):
+            fitted = result = [window for text in result for window in windows(text, config.data.max_tokens)]
+        else:
+            fitted = fit(record, result, config.data.max_tokens, config.data.too_long, renderer, ledger)
         kept = [document for document in fitted if document.supervised_tokens]
         if fitted and not kept:
             ledger.drop(record, Reason.NOTHING_TO_TRAIN, "no token of it carries loss")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from chat_samples import CONVERSATIONS, GOLDEN, assistant, system, tokenizer_of, user
-from tutelage.chat.fit import fit
+from tutelage.chat.fit import fit, windows
 from tutelage.chat.render import Renderer
 from tutelage.chat.template import load_template
 from tutelage.config.schema import TooLong
@@ -90,8 +90,12 @@ def test_a_split_conversation_is_fitted_document_by_document() -> None:
     assert text == "<think>They are polite.</think>Gladly.<|end|>"
 
 
-def test_plain_text_is_never_cut() -> None:
-    document = Document("It is four. " * 50, source="chats")
-    ledger, render = books(document), renderer()
-    assert fit(document, render.render(document), 20, TooLong.DROP_OLDEST_TURNS, render, ledger) == []
-    assert ledger.sources["chats"].dropped == {"longer than data.max_tokens": 1}
+@pytest.mark.parametrize("max_tokens", [2, 3, 7, 20, 1000])
+def test_plain_text_is_read_in_windows_that_predict_each_token_once(max_tokens: int) -> None:
+    (whole,) = renderer().render(Document("It is four, not five. " * 12, source="chats"))
+    parts = windows(whole, max_tokens)
+    assert all(2 <= len(part) <= max_tokens for part in parts) or parts == [whole]
+    predicted = [int(token) for part in parts for token in part.ids[1:][part.weights[1:] != 0]]
+    assert predicted == whole.ids[1:][whole.weights[1:] != 0].tolist()
+    assert [part.stage for part in parts] == list(range(len(parts)))
+    assert all(part.weights[0] == 0 for part in parts)
