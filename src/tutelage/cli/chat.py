@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _COMMANDS = {
     "/system TEXT": "set the system message and start anew; without TEXT, take it away",
     "/reset": "start anew; the system message stays",
-    "/save FILE": "append the conversation to a JSONL file, as a row of training data",
+    "/save FILE": "append the conversation to a JSONL file of examples",
     "/help": "this list",
     "/quit": "leave (so does end of input)",
 }

@@ -74,6 +74,12 @@ def test_an_answer_cut_short_is_remembered_as_far_as_it_came() -> None:
     first = next(pieces)
     pieces.close()
     assert talk.messages[-1] == Message(Role.ASSISTANT, first)
+    talk.reset()
+    pieces = talk.answer("hello")
+    assert next(pieces) == first
+    with pytest.raises(KeyboardInterrupt):  # as Ctrl-C while the model works
+        pieces.throw(KeyboardInterrupt)
+    assert talk.messages[-1] == Message(Role.ASSISTANT, first)
 
 
 def test_a_question_that_does_not_fit_leaves_the_conversation_as_it_was() -> None:
