@@ -94,7 +94,7 @@ def test_on_a_terminal_it_prompts_streams_and_leaves_at_end_of_input(run_folder:
         os.close(main)
 
 
-def _read_until(terminal: int, end: str, seconds: float = 120) -> str:
+def _read_until(terminal: int, end: str, seconds: float = 300) -> str:
     """Read from a terminal until the text ends with `end` (line ends as the terminal writes them, made plain)."""
     text = ""
     deadline = time.monotonic() + seconds
