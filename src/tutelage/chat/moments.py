@@ -28,6 +28,8 @@ class Moments:
         self._dialect = dialect
         self._stops = stops
         self._prompt_tails: dict[Role, str] = {}
+        self._renders: dict[int, TracedRender] = {}
+        self._texts: dict[tuple[int, bool, tuple[tuple[str, bool], ...]], str | None] = {}
         self.renderings = 0
 
     @cached_property
@@ -36,25 +38,40 @@ class Moments:
 
     def render(self, count: int) -> TracedRender:
         """Return the traced rendering of the first `count` messages."""
-        self.renderings += 1
-        dialect, messages = self._dialect, self._record.messages[:count]
-        render = dialect.template.trace(messages, self._record.tools, form=dialect.form, variables=dialect.variables)
-        return require_kept(render, messages)
+        if count not in self._renders:
+            dialect, messages = self._dialect, self._record.messages[:count]
+            render = dialect.template.trace(
+                messages, self._record.tools, form=dialect.form, variables=dialect.variables
+            )
+            self._renders[count] = require_kept(render, messages)
+            self.renderings += 1
+        return self._renders[count]
 
-    def text(self, count: int, *, add_generation_prompt: bool = False, **switch: bool) -> str:
-        """Return the rendered text of the first `count` messages."""
-        self.renderings += 1
-        return self._dialect.template.render(
-            self._fields[:count],
-            self._record.tools,
-            add_generation_prompt=add_generation_prompt,
-            variables={**self._dialect.variables, **switch},
-        )
+    def text(self, count: int) -> str | None:
+        """Return the rendered text of the first `count` messages; None if the template cannot."""
+        return self._text(count, False, ())
 
-    def prompt(self, message: int, **switch: bool) -> str | None:
+    def prompt(self, message: int, *switch: tuple[str, bool]) -> str | None:
         """Return what a server renders before the assistant writes `message`; None if the template cannot."""
+        return self._text(message, True, switch)
+
+    def _text(self, count: int, add_generation_prompt: bool, switch: tuple[tuple[str, bool], ...]) -> str | None:
+        key = count, add_generation_prompt, switch
+        if key not in self._texts:
+            self._texts[key] = self._rendered_text(*key)
+            self.renderings += 1
+        return self._texts[key]
+
+    def _rendered_text(
+        self, count: int, add_generation_prompt: bool, switch: tuple[tuple[str, bool], ...]
+    ) -> str | None:
         try:
-            return self.text(message, add_generation_prompt=True, **switch)
+            return self._dialect.template.render(
+                self._fields[:count],
+                self._record.tools,
+                add_generation_prompt=add_generation_prompt,
+                variables={**self._dialect.variables, **dict(switch)},
+            )
         except TemplateError:
             return None
 
@@ -71,15 +88,13 @@ class Moments:
         end = turn.stop if turn.stop_is_header else turn.end
         if render.known_before(end) <= turn.message:
             return True
-        try:
-            return self.text(turn.message + 1)[:end] == render.text[:end]
-        except TemplateError:
-            return False
+        own = self.text(turn.message + 1)
+        return own is not None and own[:end] == render.text[:end]
 
     def _prompts_in(self, render: TracedRender, message: int) -> Iterator[str | None]:
         yield self._prompt_in(render, message)
-        for name, value in self._dialect.switches:
-            yield self.prompt(message, **{name: value})
+        for switch in self._dialect.switches:
+            yield self.prompt(message, switch)
 
     def _prompt_in(self, render: TracedRender, message: int) -> str | None:
         """Return the text before `message`'s turn in `render`, by construction where possible.

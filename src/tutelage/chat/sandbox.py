@@ -70,14 +70,21 @@ class Budget:
     def spend(self) -> None:
         """Book one operation."""
         self.operations += 1
+        if self.operations & 63 == 0:
+            self._look()
+
+    def _look(self) -> None:
+        """Look at the clock and the count, every now and then."""
         if self.operations > self._operations:
             raise BudgetError(f"the template ran more than {self._operations:,} operations")
-        if self.operations & 63 == 0 and time.thread_time() > self._deadline:
+        if time.thread_time() > self._deadline:
             raise BudgetError(f"the template ran longer than {self._limits.seconds:g} s")
 
     def charge(self, characters: int) -> None:
         """Book a string (or list) of this length before it is built."""
-        self.spend()
+        self.operations += 1
+        if self.operations & 63 == 0:
+            self._look()
         self._characters -= characters
         if characters > self._string:
             raise BudgetError(f"the template builds a string of {characters:,} characters")
@@ -124,6 +131,7 @@ _GENERATION = Traced("", ((0, 0, Mark(MarkKind.GENERATION)),))
 _END_GENERATION = Traced("", ((0, 0, Mark(MarkKind.END_GENERATION)),))
 
 _PADDING_METHODS = frozenset({"center", "ljust", "rjust", "zfill", "expandtabs"})
+_STRINGS = frozenset({str, Traced})
 _LARGEST_WIDTH = 1_000_000
 _LARGEST_NUMBER_BITS = 100_000
 _WIDE = re.compile(r"\d{7,}")
@@ -178,6 +186,9 @@ class ChatEnvironment(ImmutableSandboxedEnvironment):
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
         """Compute an intercepted operator after measuring its result."""
         if operator == "+":
+            if type(left) in _STRINGS and type(right) in _STRINGS:
+                self.budget.charge(len(left) + len(right))
+                return left + right
             self.budget.charge(_length(left) + _length(right))
             if isinstance(left, str) and isinstance(right, str) and (trace.is_safe(left) or trace.is_safe(right)):
                 return trace.add_escaped(left, right)

@@ -99,6 +99,10 @@ class TracedRender:
         own = [(start, end) for start, end, owner in self.regions if owner == message and end > start]
         return (own[0][0], own[-1][1]) if own else None
 
+    def owner_at(self, position: int) -> int:
+        """Return the message in whose loop body the character at `position` was written; -1 outside of any."""
+        return next((owner for start, end, owner in self.regions if start <= position < end), -1)
+
     def sources_of(self, message: int) -> list[SourceSpan]:
         """Return the spans taken from what `message` says: content, reasoning and tool calls."""
         spoken = (Field.CONTENT, Field.REASONING, Field.TOOL_CALL)

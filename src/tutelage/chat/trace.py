@@ -334,8 +334,9 @@ def concat(pieces: Iterable[str]) -> str:
     spans: list[Span] = []
     at = 0
     for piece in pieces:
-        if isinstance(piece, Traced):
-            spans += [(first + at, last + at, label) for first, last, label in piece._spans] if at else piece._spans
+        if type(piece) is not str and isinstance(piece, Traced):
+            own = piece._spans
+            spans += [(first + at, last + at, label) for first, last, label in own] if at else own
         at += len(piece)
     text = "".join(pieces)
     return Traced(text, tuple(spans)) if spans else text

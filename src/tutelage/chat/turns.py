@@ -62,7 +62,7 @@ class StopFinder:
                 return match.start(), match.end(), self._ids[match.group()]
         return None
 
-    def header_behind(self, render: TracedRender, position: int) -> tuple[int, int, int] | None:
+    def directly_behind(self, render: TracedRender, position: int) -> tuple[int, int, int] | None:
         """Return (start, end, id) of the special token that the template wrote at `position`, or None."""
         match = self._pattern.match(render.text, position)
         if match and match.group() in self._special and not _said_at(render, position):
@@ -97,13 +97,14 @@ def find_turn(
     last_said = said[-1].end if said else region[1]
     start, matches = _start(render.text, region[0], first_said, prompt, dialect, stops)
     found = stops.find(render, max(last_said, start), region[1], exact=exact is not None)
-    by_header = found is None and dialect.answers_end_bare
-    if by_header:
-        found = stops.header_behind(render, region[1])
+    by_header = False
+    if found is None:  # written behind the loop, or with the next message: to end this one, or to begin that one
+        found = stops.directly_behind(render, region[1])
+        by_header = dialect.answers_end_bare and render.owner_at(region[1]) >= 0
     if found is None:
         end = max(last_said, start, start + len(render.text[start : region[1]].rstrip()))
         return Turn(message, start, end, end, None, matches)
-    return Turn(message, start, *found, matches, by_header)
+    return Turn(message, start, *found, prompt_matches=matches, stop_is_header=by_header)
 
 
 def _start(
