@@ -234,6 +234,11 @@ class Rules:
 
 def _attend_per_document(query: Tensor, key: Tensor, value: Tensor, mask: DocumentMask, rules: Rules) -> Tensor:
     """Attend inside each document on its own: work grows with the sum of squared lengths. Returns [1, T, H, E]."""
+    if query.device.type == "cpu" and _compute_dtype(query) in (torch.float16, torch.bfloat16):
+        # torch's CPU kernel takes several times longer in half precision than in fp32, in the backward pass most of all.
+        with torch.autocast("cpu", enabled=False):
+            exact = _attend_per_document(query.float(), key.float(), value.float(), mask, rules)
+        return exact.to(value.dtype)
     # `split` and not slices: the gradient of one split is one concatenation, that of a slice is a whole tensor of zeros.
     parts = (torch.split(tensor, list(mask.lengths), dim=2) for tensor in (query, key, value))
     pieces = []

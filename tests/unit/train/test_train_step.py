@@ -147,3 +147,19 @@ def test_gradient_checkpointing_changes_nothing() -> None:
     expected = gradients(model, step, documents, SETTINGS)
     model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})  # type: ignore[operator]
     torch.testing.assert_close(gradients(model, step, documents, SETTINGS), expected, rtol=1e-12, atol=1e-14)
+
+
+def test_bf16_computes_nearly_the_loss_and_gradient_of_fp32_over_weights_that_stay_fp32() -> None:
+    documents = random_documents(LENGTHS)
+    model = model_of(dtype=torch.float32)
+    step = plan_of(documents)[0]
+    found = {}
+    for precision in (Precision.FP32, Precision.BF16):
+        model.zero_grad()
+        sums = accumulate_gradients(model, step, documents, replace(SETTINGS, precision=precision), step=1)
+        assert all(p.grad is None or p.grad.dtype == torch.float32 for p in model.parameters())
+        gradient = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+        found[precision] = (sum(totals.sums.loss_sum for totals in sums.values()), gradient)
+    (exact_loss, exact), (loss, gradient) = found[Precision.FP32], found[Precision.BF16]
+    assert loss == pytest.approx(exact_loss, rel=1e-2) and loss != exact_loss
+    assert torch.nn.functional.cosine_similarity(gradient, exact, dim=0) > 0.99
