@@ -40,7 +40,7 @@ class Rendered:
     record_id: str
     source: str
     where: str
-    stage: int = 0  # 0, or the number of the assistant turn that a split conversation trains here, or of a text's window
+    stage: int = 0  # 0, or which assistant turn of a split conversation, or window of a text, is trained here
     typed_controls: int = 0  # control strings that were typed into messages, and were kept as text
 
     def __len__(self) -> int:
