@@ -48,20 +48,16 @@ def scores_section(scores: Scores) -> Section:
     kinds = [k for k in scores.kinds if k.base or k.tuned]
     chart = bar_chart(
         "Questions answered exactly right",
-        [(k.name, [_bar(k.base, 6), _bar(k.tuned, 0)]) for k in kinds],
+        [(spoken(k.name), [_bar(k.base, 6), _bar(k.tuned, 0)]) for k in kinds],
         x_label="% of held-out questions",
         names=[("before", 6), ("after", 0)],
         top=100,
         note="whiskers are 95 % Wilson intervals over questions",
     )
     command = h("p", {"class": "why"}, "Made by ", h("code", None, scores.command)) if scores.command else None
-    body = [
-        command,
-        h("div", {"class": "charts"}, chart if kinds else None),
-        _kind_table(scores.kinds),
-        _loss_table(scores.losses),
-    ]
-    return Section("scores", scores.title or "Scores", join([*body, _scored_answers(scores.answers)]))
+    tables = h("div", None, _kind_table(scores.kinds), _loss_table(scores.losses))
+    body = [command, h("div", {"class": "charts"}, chart if kinds else None, tables)]
+    return Section("scores", scores.title or "Scores", join([*body, _scored_answers(scores.answers)]), label="Scores")
 
 
 def _prompt(messages: Sequence[tuple[str, str]]) -> Markup:
@@ -108,16 +104,21 @@ def _bar(score: Count | None, colour: int) -> Bar:
     return Bar(100 * share, f"{percent(share)} of {score.total:,}", colour, low=100 * low, high=100 * high)
 
 
+def spoken(name: str) -> str:
+    """Return an identifier as words."""
+    return name.replace("_", " ")
+
+
 def score_text(score: Count | None) -> str:
-    """Return a share with its counts and its 95 % interval."""
+    """Return a share with its 95 % interval and its counts."""
     if score is None:
         return MISSING
     low, high = wilson_interval(score.correct, score.total)
-    return f"{percent(score.correct / score.total)} ({100 * low:.1f} to {100 * high:.1f}), {score.correct:,} of {score.total:,}"
+    return f"{percent(score.correct / score.total)} ({100 * low:.1f} to {100 * high:.1f}), {score.correct:,}/{score.total:,}"
 
 
 def _kind_table(kinds: Sequence[KindScore]) -> Markup | None:
-    rows = [(k.name, score_text(k.base), score_text(k.tuned)) for k in kinds]
+    rows = [(spoken(k.name), score_text(k.base), score_text(k.tuned)) for k in kinds]
     return table(("kind of question", "before", "after"), rows) if rows else None
 
 
@@ -136,7 +137,7 @@ def _scored_answers(answers: Sequence[ScoredAnswer]) -> Markup | None:
     if not answers:
         return None
     rows = (
-        (a.kind, a.question, a.expected, _verdict(a.base, a.base_correct), _verdict(a.tuned, a.tuned_correct))
+        (spoken(a.kind), a.question, a.expected, _verdict(a.base, a.base_correct), _verdict(a.tuned, a.tuned_correct))
         for a in answers
     )
     summary = h("summary", None, f"{count(len(answers))} questions with both answers")

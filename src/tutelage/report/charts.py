@@ -264,7 +264,7 @@ def _gaps(values: Sequence[float | None]) -> list[float | None]:
 def _tooltip_points(series: Series, x_axis: Axis, y_axis: Axis) -> list[list[float | str]]:
     """[x pixel, y pixel, x text, y text] of what the tooltip can show."""
     return [
-        [round(x_axis(x), 1), round(y_axis(y), 1), number(x, 5), number(y)]
+        [round(x_axis(x), 1), round(y_axis(y), 1), f"{x:,.6g}", number(y)]
         for x, y in thin(list(zip(series.x, _gaps(series.y), strict=True)))
         if y is not None
     ]

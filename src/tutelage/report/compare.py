@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from tutelage.report.answers import answer_text, score_text
+from tutelage.report.answers import answer_text, score_text, spoken
 from tutelage.report.charts import NUM_COLOURS, Series, line_chart
 from tutelage.report.checks import figures_text, verdict
 from tutelage.report.curves import held_out_change, speed, training_loss
@@ -34,7 +34,7 @@ def comparison(runs: Sequence[Run]) -> tuple[Markup, list[Section]]:
     scores = _scores(runs, names)
     return top, [
         Section("figures", "Figures", _figures(runs, names)),
-        Section("differences", "Differences in the settings", _differences(runs, names)),
+        Section("differences", "Differences in the settings", _differences(runs, names), label="Differences"),
         Section("curves", "Curves", h("div", {"class": "charts"}, _curves(runs, names))),
         *([scores] if scores is not None else []),
         Section("answers", "Answers", _answers(runs, names)),
@@ -135,8 +135,13 @@ def _scores(runs: Sequence[Run], names: Sequence[str]) -> Section | None:
     order = list(dict.fromkeys(name for side in kinds for name in side))
     if not order:
         return None
-    rows = ([name, *(score_text(side[name].tuned) if name in side else missing() for side in kinds)] for name in order)
-    return Section("scores", "Questions answered exactly right after training", table(_header(names), rows))
+    rows = (
+        [spoken(name), *(score_text(side[name].tuned) if name in side else missing() for side in kinds)]
+        for name in order
+    )
+    return Section(
+        "scores", "Questions answered exactly right after training", table(_header(names), rows), label="Scores"
+    )
 
 
 def _answers(runs: Sequence[Run], names: Sequence[str]) -> Markup:

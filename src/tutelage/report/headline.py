@@ -8,7 +8,7 @@ from tutelage.report.answers import before_and_after
 from tutelage.report.charts import smooth
 from tutelage.report.figures import MISSING, compact, count, duration, number, percent
 from tutelage.report.markup import Markup, h, join
-from tutelage.report.records import Evaluation, Run, divide
+from tutelage.report.records import Count, Evaluation, Run, divide
 
 _STATUS = {
     "running": "still running: the figures below are those so far",
@@ -75,7 +75,7 @@ def _method(run: Run) -> str:
 
 
 def _sentence(run: Run) -> str:
-    names = [s.name for s in run.ledger] or [s.source for s in run.plan.shares]
+    names = [s.source for s in run.plan.shares] or [s.name for s in run.ledger]
     sources = f" of {_listed(names)}" if names else ""
     documents = f"{count(run.plan.documents)} documents" if run.plan.documents is not None else "Documents"
     done = len(run.steps)
@@ -106,32 +106,38 @@ def _total(values: list[float | None]) -> float | None:
 def _tiles(run: Run) -> list[tuple[str, str]]:
     first, last = loss_at_ends(run)
     tokens, supervised = throughput(run)
-    tiles = [
+    return [
+        _quality_tile(run),
         (_held_out(run), "held-out loss, nats per token"),
         (_change(first, last), "training loss, first and last twentieth"),
-        (f"{compact(supervised)}/s", f"tokens with loss; {compact(tokens)}/s in all")
-        if supervised is not None
-        else (MISSING, "tokens with loss per second"),
-        (percent(run.plan.fill), "of the packs filled" if _is_packed(run) else "of the token slots filled"),
-        (_dropped(run), "rows dropped"),
         (checks_summary(run), "checks of the seven laws"),
+        (_dropped(run), "rows dropped"),
+        (percent(run.plan.fill), "of the packs filled" if _is_packed(run) else "of the token slots filled"),
+        (
+            MISSING if supervised is None else f"{compact(supervised)}/s",
+            f"tokens with loss; in all {compact(tokens)}/s",
+        ),
+        (duration(_total([s.seconds for s in run.steps])), "of training steps"),
     ]
-    return [*_score_tile(run), *tiles]
 
 
 def _is_packed(run: Run) -> bool:
     return run.plan.layout is None or run.plan.layout.name == "packed"
 
 
-def _score_tile(run: Run) -> list[tuple[str, str]]:
+def _quality_tile(run: Run) -> tuple[str, str]:
+    """Right answers where they were scored, else the share of held-out tokens that greedy decoding would get right."""
     if run.scores is None or not run.scores.kinds:
-        return []
-    sides = [[k.base for k in run.scores.kinds], [k.tuned for k in run.scores.kinds]]
-    shares = []
-    for side in sides:
-        known = [c for c in side if c is not None]
-        shares.append(divide(sum(c.correct for c in known), sum(c.total for c in known)) if known else None)
-    return [(f"{percent(shares[0], 0)} → {percent(shares[1], 0)}", "held-out questions answered exactly right")]
+        accuracy = [e.accuracy for e in run.evaluations if e.accuracy is not None]
+        value = f"{percent(accuracy[0], 0)} → {percent(accuracy[-1], 0)}" if len(accuracy) > 1 else MISSING
+        return value, "of held-out tokens predicted right"
+    base, tuned = (_share_right([getattr(k, side) for k in run.scores.kinds]) for side in ("base", "tuned"))
+    return f"{percent(base, 0)} → {percent(tuned, 0)}", "held-out questions answered exactly right"
+
+
+def _share_right(counts: list[Count | None]) -> float | None:
+    known = [c for c in counts if c is not None]
+    return divide(sum(c.correct for c in known), sum(c.total for c in known)) if known else None
 
 
 def _held_out(run: Run) -> str:

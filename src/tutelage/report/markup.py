@@ -26,11 +26,12 @@ Attributes: TypeAlias = Mapping[str, str | int | float | bool | None]
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the page with its own place in the navigation bar."""
+    """A part of the page with its own place in the navigation bar, where `label` stands for a long title."""
 
     anchor: str
     title: str
     body: Markup
+    label: str = ""
 
     def html(self) -> Markup:
         """Return the section with its heading."""

@@ -79,7 +79,7 @@ def page(title: str, top: Markup, sections: Sequence[Section], problems: Sequenc
         h("title", None, f"{title} - tutelage"),
         h("style", None, Markup(style)),
     )
-    links = [h("a", {"href": f"#{s.anchor}"}, s.title) for s in sections]
+    links = [h("a", {"href": f"#{s.anchor}"}, s.label or s.title) for s in sections]
     switch = h("button", {"id": "theme", "type": "button"}, "light / dark")
     body = h(
         "body",
