@@ -299,8 +299,10 @@ def test_what_cannot_be_run_is_refused_with_the_mend(
 
 def test_documents_longer_than_the_context_are_refused(place: Path, tmp_path: Path, capsys: Any) -> None:
     tiny_folder(tmp_path / "short", "llama", max_position_embeddings=8)
-    assert tutelage(sft(tmp_path, tmp_path / "run", f"data.train.0.path={place / 'chats.jsonl'}", model="short")) == 2
-    assert "data.max_tokens=8" in capsys.readouterr().err
+    words = sft(tmp_path, tmp_path / "run", f"data.train.0.path={place / 'chats.jsonl'}", model="short")
+    for more in ([], ["--dry-run"]):
+        assert tutelage([*words, *more]) == 2
+        assert "data.max_tokens=8" in capsys.readouterr().err
 
 
 def test_two_ranks_train_as_one_process_does(place: Path, tmp_path: Path) -> None:

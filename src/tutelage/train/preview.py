@@ -15,6 +15,7 @@ from tutelage.train.describe import describe_plan, estimate_memory
 from tutelage.train.environment import choose_device, choose_precision
 from tutelage.train.plan import plan_run
 from tutelage.train.prepare import prepare
+from tutelage.train.trainee import require_room
 
 
 def preview(config: Config) -> dict[str, Any]:
@@ -27,6 +28,7 @@ def preview(config: Config) -> dict[str, Any]:
     attention = choose_attention(architecture, device, config.model.attention)
     with torch.device("meta"):
         model: torch.nn.Module = build_from_config(architecture, seed=config.train.seed)
+        require_room(model, max(map(len, (*prepared.documents, *prepared.held_out))))
         if config.train.method is Method.LORA:
             model = add_lora(model, config.train.lora)
     if precision is Precision.BF16_PURE:

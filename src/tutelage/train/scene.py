@@ -24,7 +24,7 @@ from tutelage.train.plan import RunPlan, plan_run
 from tutelage.train.prepare import Prepared, prepare
 from tutelage.train.sample import Prompt, choose_prompts
 from tutelage.train.step import StepSettings
-from tutelage.train.trainee import Start, Trainee, make_trainee
+from tutelage.train.trainee import Start, Trainee, context_tokens, make_trainee, require_room
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def set_scene(resolved: Resolved, journal: Journal, narrator: Narrator, *, start
 
     precision = choose_precision(config.train, device)
     trainee = make_trainee(config, start=start, device=device, precision=precision, new_ids=prepared.new_ids)
-    trainee.require_room(max(map(len, (*prepared.documents, *prepared.held_out))))
+    require_room(trainee.model, max(map(len, (*prepared.documents, *prepared.held_out))))
     settings = StepSettings(
         layout=config.train.packing,
         micro_tokens=plan.slot_tokens,
@@ -104,7 +104,7 @@ def set_scene(resolved: Resolved, journal: Journal, narrator: Narrator, *, start
         config.sample,
         prepared.held_out_records or prepared.records,
         prepared.renderer,
-        context_tokens=min(config.data.max_tokens, trainee.context_tokens or config.data.max_tokens),
+        context_tokens=min(config.data.max_tokens, context_tokens(trainee.model) or config.data.max_tokens),
     )
     optimiser = build_optimiser(trainee.model, config.train)
     return Scene(config, prepared, plan, fingerprint, trainee, settings, optimiser, tuple(prompts))

@@ -38,29 +38,30 @@ class Trainee:
         return sum(p.numel() for p in self.model.parameters())
 
     @property
-    def context_tokens(self) -> int | None:
-        """The longest sequence that the architecture was made for, where it says so."""
-        text = self.model.config.get_text_config()  # type: ignore[operator,union-attr]
-        limit = getattr(text, "max_position_embeddings", None)
-        return limit if isinstance(limit, int) and limit > 0 else None
-
-    def require_room(self, longest_tokens: int) -> None:
-        """Refuse documents longer than the model's context.
-
-        Raises:
-            ConfigError: with the mend.
-        """
-        limit = self.context_tokens
-        if limit is not None and longest_tokens > limit:
-            raise ConfigError(
-                f"the longest document has {longest_tokens:,} tokens, more than the model's context of {limit:,}",
-                mend=f"data.max_tokens={limit} with data.too_long=drop or drop_oldest_turns",
-            )
-
-    @property
     def num_trainable(self) -> int:
         """Parameters that the optimiser moves."""
         return sum(p.numel() for p in self.model.parameters() if p.requires_grad)
+
+
+def context_tokens(model: torch.nn.Module) -> int | None:
+    """Return the longest sequence that the architecture was made for, where it says so."""
+    text = model.config.get_text_config()  # type: ignore[operator,union-attr]
+    limit = getattr(text, "max_position_embeddings", None)
+    return limit if isinstance(limit, int) and limit > 0 else None
+
+
+def require_room(model: torch.nn.Module, longest_tokens: int) -> None:
+    """Refuse documents longer than the model's context.
+
+    Raises:
+        ConfigError: with the mend.
+    """
+    limit = context_tokens(model)
+    if limit is not None and longest_tokens > limit:
+        raise ConfigError(
+            f"the longest document has {longest_tokens:,} tokens, more than the model's context of {limit:,}",
+            mend=f"data.max_tokens={limit} with data.too_long=drop or drop_oldest_turns",
+        )
 
 
 def make_trainee(
