@@ -117,6 +117,9 @@ def plan_rows(description: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("steps", f"{description['steps']:,}"),
         ("packs", f"{description['packs']:,} of {description['pack_tokens']:,} tokens, {description['fill']:.1%} full"),
     ]
+    if description["dropped_rows"] or description["dropped_tokens"]:
+        reasons = "".join(f"{count:,} rows {reason}, " for reason, count in description["dropped_rows"].items())
+        rows.insert(1, ("left out", f"{reasons}{description['dropped_tokens']:,} rendered tokens"))
     for share in description["shares"]:
         asked = "" if share["asked"] is None else f" (asked: {share['asked']:.1%})"
         rows.append((f"source {share['source']}", f"{share['realised']:.1%} of the trained tokens{asked}"))

@@ -30,12 +30,15 @@ def describe_plan(prepared: Prepared, plan: RunPlan, config: Config) -> dict[str
     """Return the content of `plan.json` that is known without a model."""
     lengths = np.array([len(document) for document in prepared.documents])
     supervised = np.array([document.supervised_tokens for document in prepared.documents])
+    books = prepared.ledger.totals
     return {
         "documents": len(prepared.documents),
         "held_out_documents": len(prepared.held_out),
         "tokens": int(lengths.sum()),
         "supervised_tokens": int(supervised.sum()),
         "longest_document_tokens": int(lengths.max(initial=0)),
+        "dropped_rows": dict(books.dropped),
+        "dropped_tokens": books.tokens["dropped"].tokens if "dropped" in books.tokens else 0,
         "steps": plan.num_steps,
         "epochs": config.train.epochs if config.train.max_steps is None else _epochs(prepared, plan),
         "planned_tokens": plan.num_tokens,

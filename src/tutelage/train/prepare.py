@@ -188,7 +188,7 @@ def _render(
         if number % PROGRESS_RECORDS == 0:
             tell(f"rendering {stage.replace('_', ' ')}", number, len(records))
         if isinstance(result, RenderFailure):
-            ledger.drop(record, result.cause, str(result.error))
+            ledger.drop(record, result.cause, str(result.problem))
             continue
         if isinstance(record, Document):
             fitted = result = [window for text in result for window in windows(text, config.data.max_tokens)]
