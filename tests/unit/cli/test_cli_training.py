@@ -75,3 +75,18 @@ def test_resuming_needs_to_know_the_run_and_finds_only_unfinished_ones(tmp_path:
         run.mark("finished")
     with pytest.raises(RunDirError, match="finished already"):
         open_run(config, resume=True)
+
+
+def test_the_plan_tells_what_was_left_out_of_it() -> None:
+    description = {
+        **{"documents": 90, "held_out_documents": 5, "tokens": 1000, "supervised_tokens": 400, "epochs": 1.0},
+        **{"longest_document_tokens": 60, "steps": 4, "packs": 9, "pack_tokens": 128, "fill": 0.9, "parameters": 7},
+        **{"trainable_parameters": 7, "memory_bytes": {"weights": 28}, "dropped_tokens": 1234},
+        "dropped_rows": {"longer than data.max_tokens": 3},
+        "shares": [{"source": "chats", "asked": 0.25, "realised": 0.26}],
+    }
+    rows = dict(training.plan_rows(description))
+    assert rows["left out"] == "3 rows longer than data.max_tokens, 1,234 rendered tokens"
+    assert rows["source chats"] == "26.0% of the trained tokens (asked: 25.0%)"
+    whole = {**description, "dropped_rows": {}, "dropped_tokens": 0}
+    assert "left out" not in dict(training.plan_rows(whole))
