@@ -79,9 +79,20 @@ def test_resuming_needs_to_know_the_run_and_finds_only_unfinished_ones(tmp_path:
 
 def test_the_plan_tells_what_was_left_out_of_it() -> None:
     description = {
-        **{"documents": 90, "held_out_documents": 5, "tokens": 1000, "supervised_tokens": 400, "epochs": 1.0},
-        **{"longest_document_tokens": 60, "steps": 4, "packs": 9, "pack_tokens": 128, "fill": 0.9, "parameters": 7},
-        **{"trainable_parameters": 7, "memory_bytes": {"weights": 28}, "dropped_tokens": 1234},
+        "documents": 90,
+        "held_out_documents": 5,
+        "tokens": 1000,
+        "supervised_tokens": 400,
+        "epochs": 1.0,
+        "longest_document_tokens": 60,
+        "steps": 4,
+        "packs": 9,
+        "pack_tokens": 128,
+        "fill": 0.9,
+        "parameters": 7,
+        "trainable_parameters": 7,
+        "memory_bytes": {"weights": 28},
+        "dropped_tokens": 1234,
         "dropped_rows": {"longer than data.max_tokens": 3},
         "shares": [{"source": "chats", "asked": 0.25, "realised": 0.26}],
     }
