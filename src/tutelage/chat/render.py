@@ -59,11 +59,16 @@ class RenderOptions:
 
 @dataclass(frozen=True)
 class RenderFailure:
-    """A record that cannot be rendered: the reason for the ledger, and the error that says where and why."""
+    """A record that cannot be rendered: the reason for the ledger, and what went wrong."""
 
     record: Conversation | Document
     cause: str
-    error: TutelageError
+    problem: TutelageError
+
+    @property
+    def error(self) -> TutelageError:
+        """The problem as an error that names the row."""
+        return type(self.problem)(f"{_where(self.record)}: {self.problem.problem}", mend=self.problem.mend)
 
 
 @dataclass(frozen=True)
@@ -120,7 +125,8 @@ class Renderer:
     def _dialect(self) -> Dialect:
         if self.template is None:
             raise TemplateError(
-                "the model has no chat template", mend=f"set model.template to one of {', '.join(NAMED_TEMPLATES)}"
+                "the model has no chat template",
+                mend=f"choose one with model.template (`--template` of show and check): {', '.join(NAMED_TEMPLATES)}",
             )
         return learn_dialect(self.template, self.variables)
 
@@ -323,6 +329,5 @@ def _where(record: Conversation | Document) -> str:
 
 
 def _failure(record: Conversation | Document, error: TutelageError) -> RenderFailure:
-    """Return the failure of a record, its error naming the row."""
     reason = Reason.CONTROL_STRING if isinstance(error, ControlStringError) else REFUSED_BY_TEMPLATE
-    return RenderFailure(record, reason, type(error)(f"{_where(record)}: {error.problem}", mend=error.mend))
+    return RenderFailure(record, reason, error)

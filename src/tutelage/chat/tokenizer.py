@@ -58,6 +58,8 @@ class ChatTokenizer:
                 f"{type(hf).__name__} has no fast tokenizer, so its tokens have no character offsets",
                 mend="save the model with a tokenizer.json",
             )
+        # Said of texts that are only measured, too: how long a document may be is for data.max_tokens to say.
+        hf.deprecation_warnings["sequence-length-is-longer-than-the-specified-maximum"] = True
         self.hf = hf
         self._extra_eos_ids = tuple(extra_eos_ids)
         self.new_ids = tuple(new_ids)  # tokens that the model's own tokenizer lacks: they need embeddings

@@ -76,11 +76,22 @@ def _row_warnings(prepared: Prepared) -> Iterator[str]:
     shared = {document.record_id for document in prepared.held_out} & set(copies)
     if shared:
         yield f"held-out examples that are also trained on: {len(shared):,}; the held-out loss will look too good"
-    if len(prepared.documents) > len(rows):
-        yield (
-            f"the template rewrites earlier turns, so {len(rows):,} conversations become {len(prepared.documents):,} "
-            "documents, each turn in the form it has at inference"
-        )
+    texts = [document for document in prepared.documents if not document.roles]
+    yield from _pieces_warning(
+        texts, "texts are longer than data.max_tokens: {records:,} are read in {documents:,} windows"
+    )
+    yield from _pieces_warning(
+        [document for document in prepared.documents if document.roles],
+        "the template rewrites earlier turns, so {records:,} conversations become {documents:,} documents, "
+        "each turn in the form it has at inference",
+    )
+
+
+def _pieces_warning(documents: Sequence[Rendered], message: str) -> Iterator[str]:
+    """Yield the message when records became several documents."""
+    records = len({(document.where, document.record_id) for document in documents})
+    if len(documents) > records:
+        yield message.format(records=records, documents=len(documents))
 
 
 def _token_warnings(prepared: Prepared, config: Config) -> Iterator[str]:

@@ -233,7 +233,7 @@ def _stop(account: SourceAccount, ledger: Ledger, *, rows: str) -> None:
     fraction = account.num_faulty / account.rows
     raise DataError(
         f"{account.num_faulty:,} of {rows} rows of {account.path} cannot be used:\n" + "\n".join(lines),
-        mend="mend or remove these rows (`tutelage check --json` lists them all), or go on without them: "
+        mend="correct or remove these rows (`tutelage check --json` lists them all), or go on without them: "
         f"data.max_bad_fraction={_rounded_up(fraction)}",
     )
 
