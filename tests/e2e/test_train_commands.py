@@ -146,6 +146,14 @@ def test_lora_leaves_an_adapter_that_peft_loads(place: Path, tmp_path: Path) -> 
     assert torch.isfinite(model(torch.tensor([[3, 4, 5]])).logits).all()
 
 
+def test_an_adapter_is_not_tuned_in_full(place: Path, tmp_path: Path, capsys: Any) -> None:
+    lora = sft(place, tmp_path / "run", "train.method=lora", "train.max_steps=1", "sample.count=0")
+    assert tutelage(lora) == 0
+    again = sft(place, tmp_path / "again", f"model.path={tmp_path / 'run' / 'final'}")
+    assert tutelage(again) == 2
+    assert "train.method=lora" in capsys.readouterr().err
+
+
 def test_layouts_and_micro_batches_train_alike(place: Path, tmp_path: Path) -> None:
     courses = {}
     for name, more in {
@@ -241,7 +249,7 @@ def test_a_model_that_cannot_be_isolated_is_trained_padded_and_says_so(
     run = tmp_path / "run"
     assert tutelage(sft(place, run, "train.max_steps=2", model="mamba")) == 0
     assert json.loads((run / "plan.json").read_text())["layout"]["name"] == "padded"
-    assert "cannot keep packed documents apart" in check_named(run, "one document a row")["detail"]
+    assert "does not keep the documents of a pack apart" in check_named(run, "one document a row")["detail"]
     assert "layout padded" in capsys.readouterr().err
 
 

@@ -48,26 +48,29 @@ def choose_layout(
     with autocast:
         isolation = probe_isolation(model, pack_batch(probed).to(device))
         if not isolation.passed:
-            if asked is Layout.PACKED:
-                raise IsolationError(
-                    f"train.packing asks for packing, but this model does not keep the documents of a pack apart: "
-                    f"{isolation.detail}",
-                    mend="train.packing=auto (or false) trains the same documents padded",
-                )
-            reason = (
-                f"this model cannot keep packed documents apart ({isolation.detail}): trained padded, which is slower"
-            )
-            kept_apart = Check("isolation", "one document a row", True, reason, isolation.figures)
-            return LayoutChoice(Layout.PADDED, reason, (kept_apart,))
+            return _unpacked(asked, isolation, "does not keep the documents of a pack apart")
         causality = probe_causality(model, pack_batch(probed).to(device))
         equality = probe_layout(model, probed)
-    checks = (_check(isolation), _check(causality), _check(equality))
-    if broken := [check for check in checks if not check.passed]:
+    if not causality.passed:
         raise IsolationError(
-            f"the {broken[0].name} probe failed before the first step: {broken[0].detail}",
-            mend="try model.attention=sdpa or train.packing=false, and report the model's architecture",
+            f"the {causality.name} probe failed before the first step: {causality.detail}",
+            mend="this model sees what it must predict, in any layout; try model.attention=eager",
         )
+    if not equality.passed:
+        return _unpacked(asked, equality, "learns something else from a document in a pack than from it alone")
+    checks = (_check(isolation), _check(causality), _check(equality))
     return LayoutChoice(Layout.PACKED, "the probe found no influence between the documents of a pack", checks)
+
+
+def _unpacked(asked: Layout, found: ProbeResult, fault: str) -> LayoutChoice:
+    """Return the padded layout for a model that cannot be packed; refuse where packing was asked for by name."""
+    if asked is Layout.PACKED:
+        raise IsolationError(
+            f"train.packing asks for packing, but this model {fault}: {found.detail}",
+            mend="train.packing=auto (or false) trains the same documents padded",
+        )
+    reason = f"this model {fault} ({found.detail}): trained padded, which is slower"
+    return LayoutChoice(Layout.PADDED, reason, (Check(found.law, "one document a row", True, reason, found.figures),))
 
 
 def _documents_to_probe(steps: Sequence[Step], documents: Sequence[Rendered]) -> list[int]:

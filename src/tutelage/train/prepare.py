@@ -130,7 +130,7 @@ def build_renderer(config: Config) -> Renderer:
     A template of another name brings its control strings as new special tokens: `renderer.tokenizer.new_ids`.
     """
     source = locate_model(config.model.path, revision=config.model.revision, weights=False)
-    tokenizer = load_tokenizer(source.folder)
+    tokenizer = load_tokenizer(source.tokenizer_folder)
     template = None
     if config.model.template is not None:
         template = load_template(config.model.template)

@@ -71,6 +71,9 @@ def make_trainee(
 
     `new_ids` are the tokens that the chat template brought: they get embedding rows of their own.
     Weights are fp32 (the master weights; autocast casts them where it pays), unless `precision` is `bf16_pure`.
+
+    Raises:
+        ConfigError: full fine-tuning is asked of an adapter.
     """
     register_attention()
     source = locate_model(config.model.path, revision=config.model.revision, weights=start is Start.WEIGHTS)
@@ -83,6 +86,11 @@ def make_trainee(
         model = build_from_config(architecture, seed=config.train.seed, attention=attention.name).to(dtype)
     else:
         model = load_model(config.model, dtype=dtype, attention=attention.name, train_adapter=True).model
+    if is_adapted(model) and config.train.method is Method.FULL:
+        raise ConfigError(
+            f"{config.model.path} is an adapter, and train.method=full would train its base",
+            mend="train.method=lora goes on with the adapter; `tutelage merge` makes a plain model to tune in full",
+        )
     if not is_adapted(model):
         grow_embeddings(model, new_ids, seed=config.train.seed)
         if config.train.method is Method.LORA:
