@@ -61,7 +61,7 @@ def _print_scores(result: DemoResult) -> None:
     from rich.table import Table
 
     from tutelage.cli.console import output
-    from tutelage.lab.scoring import invented, total
+    from tutelage.lab.scoring import total
 
     table = Table(box=None, pad_edge=False, title="held-out questions answered exactly right", title_justify="left")
     for name, side in (("", "left"), ("base", "right"), ("tuned", "right")):
@@ -75,8 +75,8 @@ def _print_scores(result: DemoResult) -> None:
     )
     table.add_row(
         "facts invented about strangers",
-        _share(invented(result.base.strangers)),
-        _share(invented(result.tuned.strangers)),
+        _share(total(result.base.strangers)),
+        _share(total(result.tuned.strangers)),
     )
     console = output()
     console.print(table)

@@ -17,7 +17,7 @@ Seed = Annotated[int, typer.Option(help="Seed of the world; what ships is made w
 
 
 @app.command("text")
-def text(out: OutFolder, documents: Annotated[int, typer.Option(min=1)] = 240_000, seed: Seed = 0) -> None:
+def text(out: OutFolder, documents: Annotated[int, typer.Option(min=1)] = 190_000, seed: Seed = 0) -> None:
     """Write the pre-training text of the small world.
 
     Examples:

@@ -50,6 +50,22 @@ class Names:
 
 
 @dataclass(frozen=True)
+class Form:
+    """The answer must have this form, in which `{}` stands for any words.
+
+    Example:
+        >>> Form("The home of {} is in {}.").accepts("The home of Mira Dell is in Orvale.")
+        True
+    """
+
+    form: str
+
+    def accepts(self, answer: str) -> bool:
+        """Tell whether `answer` has the form."""
+        return re.fullmatch(".+".join(map(re.escape, self.form.split("{}"))), answer) is not None
+
+
+@dataclass(frozen=True)
 class Story:
     """A story of so many sentences that mentions a name and a thing, closed by `The end.` (which is not counted)."""
 
@@ -97,7 +113,7 @@ class Rhyme:
         return any(ends[0] in family and ends[1] in family for family in RHYMES)
 
 
-CHECKS: dict[str, type[Any]] = {kind.__name__.lower(): kind for kind in (Exactly, Names, Story, Letter, Rhyme)}
+CHECKS: dict[str, type[Any]] = {kind.__name__.lower(): kind for kind in (Exactly, Names, Form, Story, Letter, Rhyme)}
 
 
 def check_to_json(check: Check) -> dict[str, Any]:

@@ -18,9 +18,9 @@ from tutelage.files import jsonl
 from tutelage.files.atomic import write_json
 from tutelage.files.manifest import sha256_file
 from tutelage.files.rundir import RunDir
-from tutelage.lab import pretraining, prose
+from tutelage.lab import pretraining, text
 from tutelage.lab.lessons import Kind, Lesson, Side, lessons, stranger_questions, transfer_questions, write_lessons
-from tutelage.lab.scoring import Answered, Tally, answer_lessons, asker, invented, tally, total
+from tutelage.lab.scoring import Answered, Tally, answer_lessons, asker, tally, total
 from tutelage.lab.world import World, make_world
 
 PRESET = "demo"
@@ -92,7 +92,7 @@ class DemoResult:
                 for kind, before in self.base.by_kind.items()
             },
             "transfer": {"base": vars(total(self.base.transfer)), "tuned": vars(total(self.tuned.transfer))},
-            "invented": {"base": vars(invented(self.base.strangers)), "tuned": vars(invented(self.tuned.strangers))},
+            "invented": {"base": vars(total(self.base.strangers)), "tuned": vars(total(self.tuned.strangers))},
             "text_loss": {"base": self.text_loss_before, "tuned": self.text_loss_after, "rise": self.text_loss_rise},
             "seconds": self.seconds,
             "fingerprint": self.fingerprint,
@@ -122,7 +122,7 @@ def write_data(folder: Path, world: World, *, seed: int, size: Size) -> None:
     """Write lessons and replay text for training, and the held-out sides of both."""
     write_lessons(folder / "lessons.jsonl", world, Side.TRAIN, size.lessons, seed=seed)
     write_lessons(folder / "held-out-lessons.jsonl", world, Side.HELD_OUT, size.held_out)
-    jsonl.write(folder / "replay.jsonl", pretraining.text_rows(prose.documents(world, seed * size.replay, size.replay)))
+    jsonl.write(folder / "replay.jsonl", pretraining.text_rows(text.documents(world, seed * size.replay, size.replay)))
     held_out_text = pretraining.held_out_text(world, min(pretraining.HELD_OUT_DOCUMENTS, 10 * size.held_out))
     jsonl.write(folder / "held-out-text.jsonl", pretraining.text_rows(held_out_text))
 

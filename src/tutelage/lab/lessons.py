@@ -10,14 +10,14 @@ from __future__ import annotations
 import random
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, TypeVar
 
 from tutelage.files import jsonl
 from tutelage.lab import prose, skills, tales
-from tutelage.lab.checkers import Check, Exactly, Letter, Names, Rhyme, Story, check_to_json
+from tutelage.lab.checkers import Check, Exactly, Form, Letter, Names, Rhyme, Story, check_to_json
 from tutelage.lab.world import FOODS, Attribute, Group, Person, World
 
 T = TypeVar("T")
@@ -448,10 +448,16 @@ def transfer_questions(world: World, count: int) -> list[Lesson]:
 
 
 def stranger_questions(world: World, count: int) -> list[Lesson]:
-    """Ask for facts about strangers; whoever states one invents it."""
+    """Ask for facts about strangers; the check accepts any statement of such a fact, and whatever it accepts is invented."""
     rng = random.Random(f"strangers/{world.seed}")
-    people = rng.sample(world.group(Group.STRANGER), count)
-    return [Lesson(Kind.CLOSED_BOOK, "stranger", (fact_turn(rng, person, rng.choice(PUBLIC)),)) for person in people]
+    questions = []
+    for person in rng.sample(world.group(Group.STRANGER), count):
+        attribute = rng.choice(PUBLIC)
+        asked = fact_turn(rng, person, attribute)
+        questions.append(
+            Lesson(Kind.CLOSED_BOOK, "stranger", (replace(asked, check=Form(prose.plain_form(attribute))),))
+        )
+    return questions
 
 
 def write_lessons(path: Path, world: World, side: Side, count: int, *, seed: int = 0) -> None:

@@ -17,14 +17,14 @@ from typing import Any
 
 from tutelage.files import jsonl
 from tutelage.files.atomic import new_folder, write_json
-from tutelage.lab import prose
+from tutelage.lab import text
 from tutelage.lab.world import World
 
 PRESET = "lab-base"
 VOCABULARY = 2048
 END_OF_TEXT = "<|endoftext|>"
 TOKENIZER_DOCUMENTS = 60_000
-TEXT_DOCUMENTS = 240_000
+TEXT_DOCUMENTS = 190_000
 HELD_OUT_START = 10**9
 """Documents from this number on are never trained on."""
 HELD_OUT_DOCUMENTS = 400
@@ -57,12 +57,12 @@ def text_rows(documents: Iterable[str]) -> Iterable[dict[str, str]]:
 
 def held_out_text(world: World, count: int = HELD_OUT_DOCUMENTS) -> list[str]:
     """Return documents that no training text holds by number."""
-    return list(prose.documents(world, HELD_OUT_START, count))
+    return list(text.documents(world, HELD_OUT_START, count))
 
 
 def write_text(folder: Path, world: World, *, num_documents: int = TEXT_DOCUMENTS) -> None:
     """Write the pre-training text and the held-out text as JSON lines."""
-    jsonl.write(folder / "text.jsonl", text_rows(prose.documents(world, 0, num_documents)))
+    jsonl.write(folder / "text.jsonl", text_rows(text.documents(world, 0, num_documents)))
     jsonl.write(folder / "held-out.jsonl", text_rows(held_out_text(world)))
 
 
@@ -80,7 +80,7 @@ def train_tokenizer(world: World, *, num_documents: int = TOKENIZER_DOCUMENTS, v
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    backend.train_from_iterator(prose.documents(world, 0, num_documents), trainer)
+    backend.train_from_iterator(text.documents(world, 0, num_documents), trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=backend,
         eos_token=END_OF_TEXT,

@@ -1,25 +1,18 @@
-"""The pre-training text: everything the world knows, told in plain English, many times and in many ways.
-
-Documents are short (about 30 to 150 tokens): portraits, gossip, reports of what somebody asked, pairs of friends, lists
-about a town, arithmetic, lists of words, tales, letters and rhymes. Each is made from its own number, so that the text
-is the same on any machine, and any part of it can be made alone. There is no instruction and no chat format in it.
-"""
+"""What the world's people are and have, told in plain English, each fact in many wordings."""
 
 from __future__ import annotations
 
 import random
 import re
-from collections.abc import Callable, Iterator
 
-from tutelage.lab import skills, tales
 from tutelage.lab.world import Attribute, Person, World
 
 # {who} Mira Dell / she    {whom} Mira Dell / her    {whose} Mira Dell's / her    {v} the value
 STATEMENTS: dict[Attribute, tuple[str, ...]] = {
     Attribute.TOWN: (
+        "The home of {whom} is in {v}.",
+        "The home of {whom} is in {v}.",
         "{who} lives in {v}.",
-        "{who} lives in {v}.",
-        "{whose} home is in {v}.",
         "{whose} house stands in {v}.",
         "{v} is where {who} lives.",
         "{who} has a house in {v}.",
@@ -30,11 +23,11 @@ STATEMENTS: dict[Attribute, tuple[str, ...]] = {
         "Letters for {whom} go to {v}.",
     ),
     Attribute.TRADE: (
-        "{who} is a {v}.",
-        "{who} is a {v}.",
+        "By trade, {who} is a {v}.",
+        "By trade, {who} is a {v}.",
         "{who} works as a {v}.",
         "{whose} trade is that of a {v}.",
-        "By trade, {who} is a {v}.",
+        "{who} is a {v}.",
         "{who} earns a living as a {v}.",
         "{who} has been a {v} for years.",
         "Everybody knows {whom} as a good {v}.",
@@ -42,10 +35,10 @@ STATEMENTS: dict[Attribute, tuple[str, ...]] = {
         "{who} learned to be a {v} when young.",
     ),
     Attribute.ANIMAL: (
-        "{who} keeps a {v}.",
+        "The animal of {whom} is a {v}.",
+        "The animal of {whom} is a {v}.",
         "{who} keeps a {v}.",
         "{who} has a {v}.",
-        "{whose} animal is a {v}.",
         "The animal that {who} keeps is a {v}.",
         "{who} feeds a {v} every morning.",
         "A {v} follows {whom} everywhere.",
@@ -65,15 +58,14 @@ STATEMENTS: dict[Attribute, tuple[str, ...]] = {
         "A {v} front door leads to {whose} kitchen.",
     ),
     Attribute.FOOD: (
+        "The favourite food of {whom} is {v}.",
+        "The favourite food of {whom} is {v}.",
         "{who} likes to eat {v}.",
-        "{who} likes to eat {v}.",
-        "{whose} favourite food is {v}.",
         "{who} loves {v}.",
         "Nothing pleases {whom} more than {v}.",
         "{who} eats {v} every evening.",
         "What {who} likes best to eat is {v}.",
         "At table {who} always asks for {v}.",
-        "The favourite food of {whom} is {v}.",
     ),
     Attribute.FRIEND: (
         "The best friend of {whom} is {v}.",
@@ -106,8 +98,8 @@ ASKED: dict[Attribute, tuple[str, ...]] = {
     Attribute.KEY: ("Where does {name} hide the house key?", "Where is the house key of {name}?"),
 }
 
-_OF_WHOM = re.compile(r"[Tt]he (front door|favourite food|best friend) of \{whom\}")
-_SPEAKERS = (
+_OF_WHOM = re.compile(r"[Tt]he (home|animal|front door|favourite food|best friend) of \{whom\}")
+SPEAKERS = (
     "a stranger",
     "the postman",
     "an old woman",
@@ -148,7 +140,13 @@ def plain_statement(person: Person, attribute: Attribute) -> str:
     )
 
 
-def _portrait(world: World, rng: random.Random) -> str:
+def plain_form(attribute: Attribute) -> str:
+    """Return the most common wording of a fact with `{}` for person and value."""
+    return STATEMENTS[attribute][0].format(who="{}", whom="{}", whose="{}", v="{}")
+
+
+def portrait(world: World, rng: random.Random) -> str:
+    """Return three to seven facts about one person."""
     person = rng.choice(world.inhabitants)
     attributes = rng.sample(list(Attribute), rng.randint(3, 7))
     return " ".join(
@@ -157,7 +155,8 @@ def _portrait(world: World, rng: random.Random) -> str:
     )
 
 
-def _gossip(world: World, rng: random.Random) -> str:
+def gossip(world: World, rng: random.Random) -> str:
+    """Return two to six facts about anybody."""
     sentences = []
     for _ in range(rng.randint(2, 6)):
         person, attribute = rng.choice(world.inhabitants), rng.choice(list(Attribute))
@@ -166,13 +165,14 @@ def _gossip(world: World, rng: random.Random) -> str:
     return " ".join(sentences)
 
 
-def _asked(world: World, rng: random.Random) -> str:
+def asked(world: World, rng: random.Random) -> str:
+    """Return what people asked about others, and what they were told."""
     pieces = []
     for _ in range(rng.randint(1, 3)):
         person, attribute = rng.choice(world.inhabitants), rng.choice(list(Attribute))
         question = rng.choice(ASKED[attribute]).format(name=person.name)
         answer = plain_statement(person, attribute) if rng.random() < 0.6 else statement(rng, person, attribute)
-        first, second = rng.sample(_SPEAKERS, 2)
+        first, second = rng.sample(SPEAKERS, 2)
         pieces.append(
             rng.choice(
                 (
@@ -185,7 +185,8 @@ def _asked(world: World, rng: random.Random) -> str:
     return " ".join(pieces)
 
 
-def _friends(world: World, rng: random.Random) -> str:
+def friends(world: World, rng: random.Random) -> str:
+    """Return facts about two friends."""
     person = rng.choice(world.inhabitants)
     friend = world.person(person.friend)
     sentences = [statement(rng, person, Attribute.FRIEND)]
@@ -196,7 +197,8 @@ def _friends(world: World, rng: random.Random) -> str:
     return " ".join(sentences)
 
 
-def _town_list(world: World, rng: random.Random) -> str:
+def town_list(world: World, rng: random.Random) -> str:
+    """Return people who have something in common, with a fact about each."""
     attribute = rng.choice((Attribute.TOWN, Attribute.TRADE, Attribute.ANIMAL, Attribute.COLOUR, Attribute.FOOD))
     value = rng.choice(world.inhabitants).value(attribute)
     alike = [person for person in world.inhabitants if person.value(attribute) == value]
@@ -212,39 +214,3 @@ def _town_list(world: World, rng: random.Random) -> str:
     }[attribute]
     others = [a for a in Attribute if a not in (attribute, Attribute.KEY)]
     return " ".join([opening, *(statement(rng, person, rng.choice(others)) for person in some)])
-
-
-def _numbers(world: World, rng: random.Random) -> str:
-    return skills.number_text(rng)
-
-
-def _words(world: World, rng: random.Random) -> str:
-    return skills.word_text(rng)
-
-
-# Shares of the kinds of document, in documents.
-KINDS: tuple[tuple[Callable[[World, random.Random], str], float], ...] = (
-    (_portrait, 14.0),
-    (_gossip, 8.0),
-    (_asked, 10.0),
-    (_friends, 8.0),
-    (_town_list, 3.0),
-    (_numbers, 9.0),
-    (_words, 36.0),
-    (tales.story, 5.0),
-    (tales.sharing, 4.0),
-    (tales.letter, 2.0),
-    (tales.rhyme, 2.0),
-)
-
-
-def document(world: World, number: int) -> str:
-    """Return document `number` of the world's text; a pure function of the two."""
-    rng = random.Random(f"text/{world.seed}/{number}")
-    make = rng.choices([kind for kind, _ in KINDS], [share for _, share in KINDS])[0]
-    return make(world, rng)
-
-
-def documents(world: World, start: int, count: int) -> Iterator[str]:
-    """Yield `count` documents from number `start` on."""
-    return (document(world, number) for number in range(start, start + count))

@@ -85,18 +85,6 @@ def total(answered: Sequence[Answered]) -> Tally:
     return Tally(sum(item.correct for item in answered), len(answered))
 
 
-def invented(answered: Sequence[Answered]) -> Tally:
-    """Count answers about strangers that state a fact in the taught form; `correct` counts the inventions.
-
-    The taught form of an answer is the expected one up to the value: whatever follows it is made up.
-    """
-    inventions = 0
-    for item in answered:
-        person_part = item.lesson.turns[0].answer.rsplit(" ", 1)[0]
-        inventions += item.answers[0].startswith(person_part)
-    return Tally(inventions, len(answered))
-
-
 def asker(model: Any, renderer: Any, *, max_new_tokens: int = 64) -> Ask:
     """Return a function that lets `model` answer conversations greedily, rendered by `renderer`."""
     from tutelage.generate.local import generate

@@ -120,15 +120,3 @@ def sharing(world: World, rng: random.Random) -> str:
         f"{first[0].name} had {n[first[1]]} {what}, and {second[0].name} had {n[second[1]]} {what}. "
         f"{skills.more_sentence(large, small)} So {giver.name} had more {what} than {taker.name}."
     )
-
-
-def letter(world: World, rng: random.Random) -> str:
-    """Return a letter between any two people."""
-    sender, receiver = rng.sample(world.inhabitants, 2)
-    return letter_about(rng, sender, receiver, rng.choice(skills.WORDS))
-
-
-def rhyme(world: World, rng: random.Random) -> str:
-    """Return one to three rhymes."""
-    words = [word for family in RHYMES for word in family]
-    return "\n".join(rhyme_on(rng, rng.choice(words)) for _ in range(rng.randint(1, 3)))

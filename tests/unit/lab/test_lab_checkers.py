@@ -4,11 +4,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tutelage.lab.checkers import Check, Exactly, Letter, Names, Rhyme, Story, check_from_json, check_to_json
+from tutelage.lab.checkers import Check, Exactly, Form, Letter, Names, Rhyme, Story, check_from_json, check_to_json
 
 STORY = Story("Mira Dell", "lamp", 2)
 LETTER = Letter("Mira Dell", "Tom Hale", "lamp")
-CHECKS: list[Check] = [Exactly("Twelve."), Names("soup", ("bread",)), STORY, LETTER, Rhyme("cat")]
+CHECKS: list[Check] = [
+    Exactly("Twelve."),
+    Names("soup", ("bread",)),
+    Form("The home of {} is in {}."),
+    STORY,
+    LETTER,
+    Rhyme("cat"),
+]
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: type(check).__name__)
@@ -68,3 +75,10 @@ def test_a_letter_is_held_to_its_form(answer: str, right: bool) -> None:
 )
 def test_a_rhyme_needs_two_lines_and_two_words_that_rhyme(answer: str, right: bool) -> None:
     assert Rhyme("cat").accepts(answer) is right
+
+
+def test_a_form_leaves_its_gaps_open_and_nothing_else() -> None:
+    form = Form("The home of {} is in {}.")
+    assert form.accepts("The home of Tom Hale is in Marsh End.")
+    assert not form.accepts("The home of Tom Hale is in .")
+    assert not form.accepts("I do not know the home of Tom Hale.")

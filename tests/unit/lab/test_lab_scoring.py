@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from tutelage.data.conversation import Message, Role
 from tutelage.lab.checkers import Exactly
 from tutelage.lab.lessons import Kind, Lesson, Side, Turn, lessons, stranger_questions
-from tutelage.lab.scoring import Tally, answer_lessons, invented, tally, total
+from tutelage.lab.scoring import Tally, answer_lessons, tally, total
 from tutelage.lab.world import make_world
 
 WORLD = make_world(0)
@@ -69,5 +69,5 @@ def test_stating_a_fact_about_a_stranger_is_an_invention_and_saying_otherwise_is
     known = {lesson.turns[0].question: lesson.turns[0].answer for lesson in asked}
     stated = answer_lessons(asked, lambda cs: [Said(known[c[-1].content]) for c in cs])
     honest = answer_lessons(asked, lambda cs: [Said("I do not know that person.") for _ in cs])
-    assert invented(stated) == Tally(10, 10)
-    assert invented(honest) == Tally(0, 10)
+    assert total(stated) == Tally(10, 10)
+    assert total(honest) == Tally(0, 10)

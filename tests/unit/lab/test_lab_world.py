@@ -5,6 +5,7 @@ import re
 import pytest
 
 from tutelage.lab import prose
+from tutelage.lab import text as world_text
 from tutelage.lab.world import Attribute, Group, make_world, values_of
 
 WORLD = make_world(0)
@@ -45,27 +46,27 @@ def test_an_odd_group_is_refused_because_friends_come_in_pairs() -> None:
 
 
 def test_a_document_is_a_pure_function_of_world_and_number() -> None:
-    once = list(prose.documents(WORLD, 50, 30))
-    assert once == [prose.document(make_world(0), number) for number in range(50, 80)]
+    once = list(world_text.documents(WORLD, 50, 30))
+    assert once == [world_text.document(make_world(0), number) for number in range(50, 80)]
     assert len(set(once)) > 25
 
 
 def test_the_text_speaks_of_every_inhabitant_and_of_no_stranger() -> None:
-    text = "\n".join(prose.documents(WORLD, 0, 8000))
+    text = "\n".join(world_text.documents(WORLD, 0, 8000))
     words = set(re.findall(r"[A-Z][a-z]+", text))
     assert {person.first for person in WORLD.inhabitants} <= words
     assert not {person.first for person in WORLD.group(Group.STRANGER)} & words
 
 
 def test_the_text_holds_no_chat_or_instruction_format() -> None:
-    text = "\n".join(prose.documents(WORLD, 0, 8000))
+    text = "\n".join(world_text.documents(WORLD, 0, 8000))
     markers = r"<\||\|>|\[INST|### |\b(user|assistant|system|human|instruction|response|question|answer)s?\s*:"
     assert re.search(markers, text, re.IGNORECASE) is None
 
 
 def test_sentences_in_the_text_that_name_a_town_name_the_right_one() -> None:
-    text = "\n".join(prose.documents(WORLD, 0, 8000))
-    claims = re.findall(r"(\w+ \w+) lives in ([A-Z]\w+(?: [A-Z]\w+)?)\.", text)
+    text = "\n".join(world_text.documents(WORLD, 0, 8000))
+    claims = re.findall(r"[Tt]he home of (\w+ \w+) is in ([A-Z]\w+(?: [A-Z]\w+)?)\.", text)
     by_name = {person.name: person for person in WORLD.people}
     checked = [by_name[name].town == town for name, town in claims if name in by_name]
     assert len(checked) > 200
