@@ -34,7 +34,7 @@ TEXT = "held-out text"
 class Size:
     """How much is written, trained on and asked."""
 
-    lessons: int = 7200
+    lessons: int = 12_000
     replay: int = 6000
     held_out: int = 480
     strangers: int = 40
