@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from chat_samples import GOLDEN, TOKENIZERS, tokenizer_of
 from tutelage.chat.render import Renderer
-from tutelage.chat.template import load_template, special_tokens_needed, template_messages
+from tutelage.chat.template import load_template, special_tokens_needed
+from tutelage.chat.view import template_messages
 from tutelage.data.conversation import Conversation, Message, Role
 
 OWN = ("merged_system", "next_header_stops", "numbered_loop", "generation_tag")

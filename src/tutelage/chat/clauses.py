@@ -12,8 +12,8 @@ import numpy as np
 from tutelage.chat.probes import Shape, synthetic
 from tutelage.chat.render import ControlStringError, Inspected, Renderer
 from tutelage.chat.rendered import Part
-from tutelage.chat.template import template_messages
 from tutelage.chat.turns import Turn
+from tutelage.chat.view import template_messages
 from tutelage.config.schema import ControlStrings
 from tutelage.data.conversation import Conversation, Role
 from tutelage.errors import TemplateError, TutelageError

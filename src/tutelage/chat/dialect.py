@@ -9,8 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from tutelage.chat.probes import Shape, synthetic
-from tutelage.chat.template import MessageForm, Template, TracedRender, template_messages
+from tutelage.chat.template import Template, TracedRender
 from tutelage.chat.trace import Field
+from tutelage.chat.view import MessageForm, template_messages
 from tutelage.data.conversation import Json, Message, Role
 from tutelage.errors import TemplateError
 

@@ -14,8 +14,9 @@ from functools import cached_property
 
 from tutelage.chat.dialect import Dialect
 from tutelage.chat.kept import require_kept
-from tutelage.chat.template import TracedRender, template_messages
+from tutelage.chat.template import TracedRender
 from tutelage.chat.turns import StopFinder, Turn, find_turn
+from tutelage.chat.view import template_messages
 from tutelage.data.conversation import Conversation, Json, Role
 from tutelage.errors import TemplateError
 

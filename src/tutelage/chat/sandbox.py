@@ -14,9 +14,7 @@ from __future__ import annotations
 
 import json
 import re
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
 from datetime import datetime
 from functools import cache, wraps
 from typing import Any
@@ -33,97 +31,10 @@ from jinja2.utils import Namespace
 from jinja2.visitor import NodeTransformer
 
 from tutelage.chat import trace
-from tutelage.chat.trace import Mark, MarkKind, Source, Traced
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What one rendering may use.
-
-    `seconds` is processor time of the thread; characters are counted over every string that the template builds.
-    """
-
-    seconds: float = 2.0
-    operations: int = 5_000_000
-    characters: int = 1 << 26
-    string_characters: int = 1 << 22
-    source_characters: int = 1 << 20
-
-
-class BudgetError(SecurityError):
-    """A template that used more than its limits."""
-
-
-class Budget:
-    """What is left of the limits of one rendering. Long inputs earn a proportionally larger budget."""
-
-    __slots__ = ("_characters", "_deadline", "_limits", "_operations", "_string", "operations")
-
-    def __init__(self, limits: Limits, input_characters: int = 0) -> None:
-        self._limits = limits
-        self._deadline = time.thread_time() + limits.seconds
-        self._operations = limits.operations
-        self._characters = limits.characters + 64 * input_characters
-        self._string = limits.string_characters + 8 * input_characters
-        self.operations = 0
-
-    def spend(self) -> None:
-        """Book one operation."""
-        self.operations += 1
-        if self.operations & 63 == 0:
-            self._look()
-
-    def _look(self) -> None:
-        """Look at the clock and the count, every now and then."""
-        if self.operations > self._operations:
-            raise BudgetError(f"the template ran more than {self._operations:,} operations")
-        if time.thread_time() > self._deadline:
-            raise BudgetError(f"the template ran longer than {self._limits.seconds:g} s")
-
-    def charge(self, characters: int) -> None:
-        """Book a string (or list) of this length before it is built."""
-        self.operations += 1
-        if self.operations & 63 == 0:
-            self._look()
-        self._characters -= characters
-        if characters > self._string:
-            raise BudgetError(f"the template builds a string of {characters:,} characters")
-        if self._characters < 0:
-            raise BudgetError("the template builds more text than its limit")
-
-
-class MessageView(dict[str, Any]):
-    """A message as the template sees it: a plain mapping that knows its number."""
-
-    __slots__ = ("_index",)
-    _index: int
-
-    def __init__(self, fields: Mapping[str, Any], index: int) -> None:
-        super().__init__(fields)
-        self._index = index
-
-
-class SourcedDict(dict[str, Any]):
-    """A mapping all of whose text comes from one source, such as the arguments of a tool call."""
-
-    __slots__ = ("_source",)
-    _source: Source
-
-    def __init__(self, fields: Mapping[str, Any], source: Source) -> None:
-        super().__init__(fields)
-        self._source = source
-
-
-class SourcedList(list[Any]):
-    """A list all of whose text comes from one source."""
-
-    __slots__ = ("_source",)
-    _source: Source
-
-    def __init__(self, items: list[Any], source: Source) -> None:
-        super().__init__(items)
-        self._source = source
-
+from tutelage.chat.budget import Budget, BudgetError, Limits
+from tutelage.chat.trace import Mark, MarkKind, Traced
+from tutelage.chat.traced_json import traced_json
+from tutelage.chat.view import MessageView, source_of
 
 _LOOP = Traced("", ((0, 0, Mark(MarkKind.LOOP)),))
 _LEAVE = Traced("", ((0, 0, Mark(MarkKind.LEAVE)),))
@@ -323,7 +234,7 @@ class ChatEnvironment(ImmutableSandboxedEnvironment):
         if type(item) is MessageView:
             return _enter_mark(item._index)
         if isinstance(item, dict):  # a message that the template built itself: its role says which it was
-            source = _source_of(item.get("role"))
+            source = source_of(item.get("role"))
             return "" if source is None or source.message < 0 else _enter_mark(source.message)
         return ""
 
@@ -403,52 +314,6 @@ class _Instrument(NodeTransformer):
 
 def _filter(name: str, argument: nodes.Expr) -> nodes.Filter:
     return nodes.Filter(argument, name, [], [], None, None)
-
-
-def traced_json(value: Any, text: str, *, options: Mapping[str, Any]) -> str:
-    """Label `text`, the JSON form of `value`, by where its strings came from.
-
-    Text of one source is labelled whole, with its quotes and braces; in a mixture, such as a whole message, each string
-    is labelled by its own source.
-    """
-    source = _source_of(value)
-    if source is not None:
-        return trace.of(text, source)
-    if not isinstance(value, Mapping | list | tuple):
-        return text
-    traced = trace.concat(_json_pieces(value, "", options))
-    return traced if traced == text else text
-
-
-def _source_of(value: Any) -> Source | None:
-    if isinstance(value, Traced):
-        return next((label for _, _, label in trace.spans_of(value) if isinstance(label, Source)), None)
-    return getattr(value, "_source", None) if isinstance(value, SourcedDict | SourcedList) else None
-
-
-def _json_pieces(value: Any, margin: str, options: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the JSON form of `value` in pieces, labelled where a piece has a source. `margin`: current indentation."""
-    source = _source_of(value)
-    if source is not None and not (options["indent"] and isinstance(value, Mapping | list | tuple)):
-        yield trace.of(json.dumps(value, **options), source)
-        return
-    if not isinstance(value, Mapping | list | tuple) or not value:
-        yield json.dumps(value, **options)
-        return
-    indent = options["indent"]
-    item_separator, key_separator = options["separators"] or (", " if indent is None else ",", ": ")
-    inner = margin + (" " * indent if isinstance(indent, int) else indent or "")
-    line = "" if indent is None else "\n"
-    is_mapping = isinstance(value, Mapping)
-    items: Iterable[Any] = value.items() if isinstance(value, Mapping) else value
-    yield "{" if is_mapping else "["
-    for number, item in enumerate(sorted(items) if is_mapping and options["sort_keys"] else items):
-        yield (item_separator if number else "") + (line and line + inner)
-        if is_mapping:
-            key, item = item
-            yield from (*_json_pieces(key, inner, options), key_separator)
-        yield from _json_pieces(item, inner, options)
-    yield (line and line + margin) + ("}" if is_mapping else "]")
 
 
 def _without_frame(kwargs: dict[str, Any]) -> None:

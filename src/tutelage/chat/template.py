@@ -7,41 +7,30 @@ record of how far ahead the template had looked when it wrote it.
 
 from __future__ import annotations
 
-import json
-import operator
 import re
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, SupportsIndex, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import jinja2
 from jinja2 import meta, nodes
 
 from tutelage.chat import trace
-from tutelage.chat.sandbox import (
-    Budget,
-    BudgetError,
-    ChatEnvironment,
-    Limits,
-    MessageView,
-    RefusedByTemplate,
-    SourcedDict,
-    SourcedList,
-)
+from tutelage.chat.budget import Budget, BudgetError, Limits
+from tutelage.chat.sandbox import ChatEnvironment, RefusedByTemplate
 from tutelage.chat.trace import Field, Mark, MarkKind, Source
-from tutelage.data.conversation import Json, Message, Role, ToolCall
+from tutelage.chat.view import END, MessageForm, MessageList, Watch, traced_messages, with_source
+from tutelage.data.conversation import Json, Message, Role
 from tutelage.errors import ConfigError, TemplateError
 
 if TYPE_CHECKING:
     from tutelage.chat.tokenizer import ChatTokenizer
 
 NAMED_TEMPLATES = ("chatml", "llama3", "plain")
-_Label: TypeAlias = Callable[[Any, Source], Any]
 _CONTROL_STRING = re.compile(r"<\|[^<>|\s]+\|>|<｜[^<>｜]+｜>")
-_END = 1 << 30  # "the template knows where the conversation ends"
 
 # What a template can raise while it runs on data; anything else is a bug of ours and passes through.
 _RUN_FAILURES = (
@@ -54,14 +43,6 @@ _RUN_FAILURES = (
     ValueError,
 )
 _COMPILE_FAILURES = (*_RUN_FAILURES, SyntaxError, MemoryError)
-
-
-@dataclass(frozen=True)
-class MessageForm:
-    """How messages are handed to a template: some want content as a list of parts, or call arguments as JSON text."""
-
-    content_parts: bool = False
-    argument_text: bool = False
 
 
 @dataclass(frozen=True)
@@ -79,7 +60,7 @@ class TracedRender:
 
     `sources` are sorted and disjoint; an empty one is a field that was empty or stripped to nothing.
     `regions` are the characters written in the loop body for a message, in order: (start, end, message).
-    `knowledge` says how many messages the template had looked at (or `_END`) when it wrote from this character on.
+    `knowledge` says how many messages the template had looked at (or `END`) when it wrote from this character on.
     `generation` are the characters inside `{% generation %}`.
     """
 
@@ -91,7 +72,7 @@ class TracedRender:
 
     def known_before(self, position: int) -> int:
         """Return the last message the template had looked at when it wrote the character before `position`."""
-        index = bisect_left(self.knowledge, (position, -_END)) - 1
+        index = bisect_left(self.knowledge, (position, -END)) - 1
         return self.knowledge[index][1] if index >= 0 else -1
 
     def region_of(self, message: int) -> tuple[int, int] | None:
@@ -160,9 +141,9 @@ class Template:
     ) -> TracedRender:
         """Render with the origin of every character."""
         views = traced_messages(messages, form)
-        watch = _Watch()
-        watched = _MessageList(views, watch)
-        offered = _with_source(list(tools), Source(-1, Field.TOOLS)) if tools else []
+        watch = Watch()
+        watched = MessageList(views, watch)
+        offered = with_source(list(tools), Source(-1, Field.TOOLS)) if tools else []
         size = sum(len(message.content) + len(message.reasoning or "") for message in messages)
         pieces: list[str] = []
         knowledge: list[tuple[int, int]] = []
@@ -249,147 +230,6 @@ def special_tokens_needed(template: Template, tokenizer: ChatTokenizer) -> tuple
         words.append(render.text)
     found = dict.fromkeys(match for text in words for match in _CONTROL_STRING.findall(text))
     return tuple(text for text in found if text not in tokenizer.control_ids)
-
-
-def template_messages(messages: Sequence[Message], form: MessageForm = MessageForm()) -> list[dict[str, Json]]:
-    """Return messages as `apply_chat_template` takes them: plain dicts in the OpenAI layout."""
-    return [
-        _fields(message, number, form, lambda text, _: text, lambda value, _: value)
-        for number, message in enumerate(messages)
-    ]
-
-
-def traced_messages(messages: Sequence[Message], form: MessageForm) -> list[MessageView]:
-    """Return the same, with strings that know where they come from."""
-    return [
-        MessageView(_fields(message, number, form, trace.of, _with_source), number)
-        for number, message in enumerate(messages)
-    ]
-
-
-def _fields(message: Message, number: int, form: MessageForm, text: _Label, tree: _Label) -> dict[str, Json]:
-    """Return the fields of a message; `text` and `tree` label a string or a structure with its source."""
-    fields: dict[str, Json] = {"role": text(message.role.value, Source(number, Field.ROLE))}
-    content = text(message.content, Source(number, Field.CONTENT))
-    fields["content"] = [{"type": "text", "text": content}] if form.content_parts else content
-    if message.reasoning is not None:
-        reasoning = text(message.reasoning, Source(number, Field.REASONING))
-        fields |= {"thinking": reasoning, "reasoning_content": reasoning}
-    if message.tool_calls:
-        calls = [_call_fields(call, form) for call in message.tool_calls]
-        fields["tool_calls"] = tree(calls, Source(number, Field.TOOL_CALL))
-    for key, value in (("name", message.name), ("tool_call_id", message.tool_call_id)):
-        if value is not None:
-            fields[key] = text(value, Source(number, Field.LABEL))
-    return fields
-
-
-def _call_fields(call: ToolCall, form: MessageForm) -> dict[str, Json]:
-    arguments: Json = dict(call.arguments)
-    if form.argument_text:
-        arguments = json.dumps(arguments, ensure_ascii=False)
-    fields = {"type": "function", "function": {"name": call.name, "arguments": arguments}}
-    return fields if call.id is None else {"id": call.id, **fields}
-
-
-def _with_source(value: Json, source: Source) -> Json:
-    """Return a structure whose strings, keys included, all come from `source`."""
-    if isinstance(value, str):
-        return trace.of(value, source)
-    if isinstance(value, Mapping):
-        return SourcedDict(
-            {_with_source(key, source): _with_source(item, source) for key, item in value.items()}, source
-        )
-    if isinstance(value, list | tuple):
-        return SourcedList([_with_source(item, source) for item in value], source)
-    return value
-
-
-class _Watch:
-    """How far into the conversation a template has looked."""
-
-    def __init__(self) -> None:
-        self.last = -1
-
-    def saw(self, message: int) -> None:
-        """Note that message number `message` was looked at."""
-        self.last = max(self.last, message)
-
-
-class _MessageList(list[Any]):
-    """The messages as a template sees them: a list that reports what is read from it.
-
-    Reading message i, or learning that there is one, is reported as i; anything that depends on where the conversation
-    ends (its length, its last message, running out of messages) as `_END`. A view on the rest of the list, as
-    `messages[1:]` gives, reports the same numbers.
-    """
-
-    __slots__ = ("_first", "_watch")
-
-    def __init__(self, items: Sequence[Any], watch: _Watch, first: int = 0) -> None:
-        super().__init__(items)
-        self._watch = watch
-        self._first = first
-
-    def __iter__(self) -> Iterator[Any]:
-        for number in range(super().__len__()):
-            self._watch.saw(self._first + number)
-            yield super().__getitem__(number)
-        self._watch.saw(_END)
-
-    def __getitem__(self, key: SupportsIndex | slice) -> Any:
-        size = super().__len__()
-        if isinstance(key, slice):
-            start = key.start or 0
-            if start >= 0 and key.stop is None and key.step in (None, 1):
-                return _MessageList(super().__getitem__(key), self._watch, self._first + start)
-            self._watch.saw(_END)
-            return super().__getitem__(key)
-        index = operator.index(key)
-        self._watch.saw(self._first + index if 0 <= index < size else _END)
-        return super().__getitem__(index)
-
-    def __bool__(self) -> bool:
-        size = super().__len__()
-        self._watch.saw(self._first if size else _END)
-        return size > 0
-
-    def __len__(self) -> int:
-        self._watch.saw(_END)
-        return super().__len__()
-
-    def __reversed__(self) -> Iterator[Any]:
-        self._watch.saw(_END)
-        return super().__reversed__()
-
-    def __contains__(self, item: object) -> bool:
-        self._watch.saw(_END)
-        return super().__contains__(item)
-
-    def __eq__(self, other: object) -> bool:
-        self._watch.saw(_END)
-        return super().__eq__(other)
-
-    __hash__ = None  # as for any list
-
-    def __add__(self, other: Any) -> Any:
-        self._watch.saw(_END)
-        return super().__add__(other)
-
-    def copy(self) -> list[Any]:
-        """Return a plain copy."""
-        self._watch.saw(_END)
-        return super().copy()
-
-    def index(self, *args: Any) -> int:
-        """Return the place of a message."""
-        self._watch.saw(_END)
-        return super().index(*args)
-
-    def count(self, value: Any) -> int:
-        """Return how often a message occurs."""
-        self._watch.saw(_END)
-        return super().count(value)
 
 
 def _finished(output: str, knowledge: tuple[tuple[int, int], ...]) -> TracedRender:

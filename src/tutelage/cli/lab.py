@@ -46,7 +46,8 @@ def lessons(
         tutelage lab lessons world-lessons
     """
     from tutelage.files.atomic import new_folder
-    from tutelage.lab.lessons import Side, write_lessons
+    from tutelage.lab.lesson import Side
+    from tutelage.lab.lessons import write_lessons
     from tutelage.lab.world import make_world
 
     world = make_world(seed)

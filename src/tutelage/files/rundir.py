@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Any
 
 from tutelage.errors import RunDirError
-from tutelage.files.atomic import write_json
+from tutelage.files.atomic import remove_staging, write_json
 
 _LOCK_NAME = "run.lock"
 _STATUS_NAME = "run.json"
@@ -61,6 +61,8 @@ class RunDir:
     def open(cls, path: str | Path, *, lock: bool = False) -> RunDir:
         """Open the folder of an earlier run, to read it or, with `lock`, to go on with it.
 
+        Whoever goes on first removes what a killed process had begun to write.
+
         Raises: RunDirError when there is no run in `path`, or `lock` is asked for and another process holds it.
         """
         path = Path(path)
@@ -68,7 +70,12 @@ class RunDir:
             raise RunDirError(
                 f"{path} is not a run directory (it has no {_STATUS_NAME})", mend="give the folder that `run.dir` named"
             )
-        return cls(path, lock=_take_lock(path) if lock else None)
+        if not lock:
+            return cls(path)
+        run = cls(path, lock=_take_lock(path))
+        for folder in (run.path, run.checkpoints):
+            remove_staging(folder)
+        return run
 
     def close(self) -> None:
         """Give the lock back."""

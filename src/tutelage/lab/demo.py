@@ -19,7 +19,8 @@ from tutelage.files.atomic import write_json
 from tutelage.files.manifest import sha256_file
 from tutelage.files.rundir import RunDir
 from tutelage.lab import pretraining, text
-from tutelage.lab.lessons import Kind, Lesson, Side, lessons, stranger_questions, transfer_questions, write_lessons
+from tutelage.lab.lesson import Kind, Lesson, Side
+from tutelage.lab.lessons import lessons, stranger_questions, transfer_questions, write_lessons
 from tutelage.lab.scoring import Answered, Tally, answer_lessons, asker, tally, total
 from tutelage.lab.world import World, make_world
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from tutelage.data.conversation import Message, Role
-from tutelage.lab.lessons import Lesson
+from tutelage.lab.lesson import Lesson
 
 
 class Completion(Protocol):

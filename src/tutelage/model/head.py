@@ -85,27 +85,6 @@ def supervised_logits(model: nn.Module, batch: Batch) -> torch.Tensor:
     return flat[batch.supervised]
 
 
-def sums_by_source(losses: TokenLosses, batch: Batch) -> dict[str, LossSums]:
-    """Add the losses of a batch up per source, with one transfer from the device."""
-    names = sorted(set(batch.document_sources))
-    source_D = torch.tensor([names.index(name) for name in batch.document_sources], device=losses.document.device)
-    source_S = source_D[losses.document]
-    rows = torch.stack(
-        [
-            (losses.loss.detach() * losses.weight).double(),
-            losses.weight.double(),
-            losses.correct.double(),
-            torch.ones_like(losses.weight, dtype=torch.float64),
-        ]
-    )
-    sums = torch.zeros(4, len(names), dtype=torch.float64, device=rows.device).index_add_(1, source_S, rows)
-    columns = sums.t().tolist()
-    return {
-        name: LossSums(loss_sum, weight_sum, int(correct), int(tokens))
-        for name, (loss_sum, weight_sum, correct, tokens) in zip(names, columns, strict=True)
-    }
-
-
 @contextmanager
 def _gather_before_head(model: nn.Module, supervised: torch.Tensor) -> Iterator[None]:
     """Let the output embedding see the hidden states at flat positions `supervised` [S] only, as one row [1, S, H]."""

@@ -1,7 +1,7 @@
 """Checks of a model as it stands before the first step: real weights, backend, precision and wrapping.
 
 isolation  another document's tokens change: no logit of this one may move, and no gradient may reach across
-causality  a token changes: no logit before it in the document may move
+causality  the second half of a document changes: no logit before it may move
 layout     the batch's losses and gradients are those of each document alone, by the definition of the loss
 
 Each probe leaves the model as it found it: mode, gradients and random state. Tolerances come from the arithmetic itself:
@@ -44,13 +44,6 @@ class ProbeResult:
     passed: bool
     figures: Mapping[str, float]
     detail: str
-
-    def raise_if_failed(self) -> None:
-        """Raise IsolationError when the model broke the law."""
-        if not self.passed:
-            raise IsolationError(
-                f"{self.name}: {self.detail}", mend="set train.packing to padded, or model.attention to auto"
-            )
 
 
 def probe_isolation(model: nn.Module, batch: Batch) -> ProbeResult:
@@ -98,7 +91,10 @@ def probe_isolation(model: nn.Module, batch: Batch) -> ProbeResult:
 
 
 def probe_causality(model: nn.Module, batch: Batch) -> ProbeResult:
-    """Change one token in the middle of the longest document: no logit before it may move, and one from it on must."""
+    """Change the second half of the longest document: no logit before it may move, and one from it on must.
+
+    All of it, because one token alone may move logits by less than the rounding of a coarse precision.
+    """
     longest = int(np.argmax(batch.lengths))
     start, stop = _span(batch, longest)
     middle = (start + stop) // 2
@@ -109,20 +105,24 @@ def probe_causality(model: nn.Module, batch: Batch) -> ProbeResult:
     with _undisturbed(model), torch.no_grad():
         before_SV = supervised_logits(model, watched)
         noise = _largest(supervised_logits(model, watched) - before_SV)
-        after_SV = supervised_logits(model, _with_other_tokens(watched, (middle, middle + 1)))
+        after_SV = supervised_logits(model, _with_other_tokens(watched, (middle, stop)))
     moved_S = (after_SV - before_SV).abs().amax(dim=-1)
     tolerance = _logit_tolerance(before_SV, noise)
     leak, control = _largest(moved_S[past_S]), _largest(moved_S[~past_S])
     detail = f"a later token moved an earlier logit by {leak:.3g} (tolerance {tolerance:.3g})"
     if leak <= tolerance:
-        detail = "no token sees a later one" if control > tolerance else "a changed token moved no logit at all"
+        detail = (
+            "no token sees a later one"
+            if control > tolerance
+            else "changed tokens moved no logit at all, so this probe sees nothing"
+        )
     return ProbeResult(
         "isolation",
         "causality",
         leak <= tolerance < control,
         {
             "max_logit_change": leak,
-            "max_logit_change_from_the_token_on": control,
+            "max_logit_change_of_the_changed_half": control,
             "noise_floor": noise,
             "tolerance": tolerance,
         },

@@ -12,7 +12,7 @@ from tutelage.chat.rendered import Rendered
 from tutelage.config.schema import Layout
 from tutelage.errors import IsolationError
 from tutelage.model.probe import ProbeResult, probe_causality, probe_isolation, probe_layout
-from tutelage.pack.batch import pack_batch
+from tutelage.pack.batch import make_batches, pack_batch
 from tutelage.pack.plan import Step
 from tutelage.train.receipt import Check
 
@@ -34,35 +34,46 @@ def choose_layout(
     steps: Sequence[Step],
     documents: Sequence[Rendered],
     *,
+    micro_tokens: int,
     device: torch.device,
     autocast: AbstractContextManager[object],
 ) -> LayoutChoice:
     """Return the layout to train in: packed where the model keeps documents apart, padded otherwise.
 
     Raises:
-        IsolationError: packing was asked for by name, and the model does not keep documents apart.
+        IsolationError: the layout asked for by name does not teach what each document alone teaches.
     """
-    if asked in (Layout.PADDED, Layout.SINGLE):
-        return LayoutChoice(asked, "asked for by train.packing", ())
     probed = [documents[index] for index in _documents_to_probe(steps, documents)]
     with autocast:
+        if asked in (Layout.PADDED, Layout.SINGLE):
+            return LayoutChoice(asked, "asked for by train.packing", _check_rows(model, probed, asked, micro_tokens))
         isolation = probe_isolation(model, pack_batch(probed).to(device))
         if not isolation.passed:
-            return _unpacked(asked, isolation, "does not keep the documents of a pack apart")
+            return _unpacked(
+                asked, model, probed, micro_tokens, isolation, "does not keep the documents of a pack apart"
+            )
         causality = probe_causality(model, pack_batch(probed).to(device))
+        if not causality.passed:
+            raise IsolationError(
+                f"the {causality.name} probe failed before the first step: {causality.detail}",
+                mend="this model sees what it must predict, in any layout; try model.attention=eager",
+            )
         equality = probe_layout(model, probed)
-    if not causality.passed:
-        raise IsolationError(
-            f"the {causality.name} probe failed before the first step: {causality.detail}",
-            mend="this model sees what it must predict, in any layout; try model.attention=eager",
-        )
-    if not equality.passed:
-        return _unpacked(asked, equality, "learns something else from a document in a pack than from it alone")
+        if not equality.passed:
+            fault = "learns something else from a document in a pack than from it alone"
+            return _unpacked(asked, model, probed, micro_tokens, equality, fault)
     checks = (_check(isolation), _check(causality), _check(equality))
     return LayoutChoice(Layout.PACKED, "the probe found no influence between the documents of a pack", checks)
 
 
-def _unpacked(asked: Layout, found: ProbeResult, fault: str) -> LayoutChoice:
+def _unpacked(
+    asked: Layout,
+    model: torch.nn.Module,
+    probed: Sequence[Rendered],
+    micro_tokens: int,
+    found: ProbeResult,
+    fault: str,
+) -> LayoutChoice:
     """Return the padded layout for a model that cannot be packed; refuse where packing was asked for by name."""
     if asked is Layout.PACKED:
         raise IsolationError(
@@ -70,7 +81,23 @@ def _unpacked(asked: Layout, found: ProbeResult, fault: str) -> LayoutChoice:
             mend="train.packing=auto (or false) trains the same documents padded",
         )
     reason = f"this model {fault} ({found.detail}): trained padded, which is slower"
-    return LayoutChoice(Layout.PADDED, reason, (Check(found.law, "one document a row", True, reason, found.figures),))
+    return LayoutChoice(Layout.PADDED, reason, _check_rows(model, probed, Layout.PADDED, micro_tokens))
+
+
+def _check_rows(
+    model: torch.nn.Module, probed: Sequence[Rendered], layout: Layout, micro_tokens: int
+) -> tuple[Check, ...]:
+    """Compare documents that have a row each, as they will be trained, with each document alone."""
+    equality = probe_layout(model, probed, make=lambda documents: make_batches(documents, layout, micro_tokens))
+    if not equality.passed:
+        raise IsolationError(
+            f"this model learns something else from a {layout.value} row than from the document alone: {equality.detail}",
+            mend="train.packing=single trains one document at a time"
+            if layout is Layout.PADDED
+            else "check the model's own code: it depends on something beside tokens and positions",
+        )
+    apart = Check("isolation", "isolation", True, "one document a row: no two can meet", {})
+    return apart, _check(equality)
 
 
 def _documents_to_probe(steps: Sequence[Step], documents: Sequence[Rendered]) -> list[int]:

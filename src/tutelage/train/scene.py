@@ -84,7 +84,13 @@ def set_scene(resolved: Resolved, journal: Journal, narrator: Narrator, *, start
         sources=prepared.sources,
     )
     choice = choose_layout(
-        settings.layout, trainee.model, plan.steps, prepared.documents, device=device, autocast=settings.autocast()
+        settings.layout,
+        trainee.model,
+        plan.steps,
+        prepared.documents,
+        micro_tokens=settings.micro_tokens,
+        device=device,
+        autocast=settings.autocast(),
     )
     for check in choice.checks:
         journal.receipt.add(check)

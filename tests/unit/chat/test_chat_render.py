@@ -10,8 +10,9 @@ import pytest
 from chat_samples import CALL, CONVERSATIONS, GOLDEN, assistant, system, tokenizer_of, tool, user
 from tutelage.chat.render import REFUSED_BY_TEMPLATE, Renderer, RenderFailure, RenderOptions
 from tutelage.chat.rendered import Part, Rendered
-from tutelage.chat.template import Template, load_template, special_tokens_needed, template_messages
+from tutelage.chat.template import Template, load_template, special_tokens_needed
 from tutelage.chat.tokenizer import ChatTokenizer
+from tutelage.chat.view import template_messages
 from tutelage.config.schema import ControlStrings, DataConfig, TrainOn
 from tutelage.data.conversation import Conversation, Document, Message, Origin
 from tutelage.errors import DataError, TemplateError

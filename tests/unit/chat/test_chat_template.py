@@ -9,16 +9,9 @@ import pytest
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from chat_samples import CONVERSATIONS, GOLDEN, assistant, tokenizer_of, user
-from tutelage.chat.sandbox import Limits
-from tutelage.chat.template import (
-    NAMED_TEMPLATES,
-    MessageForm,
-    Template,
-    load_template,
-    named_template,
-    special_tokens_needed,
-    template_messages,
-)
+from tutelage.chat.budget import Limits
+from tutelage.chat.template import NAMED_TEMPLATES, Template, load_template, named_template, special_tokens_needed
+from tutelage.chat.view import MessageForm, template_messages
 from tutelage.data.conversation import Conversation, Json
 from tutelage.errors import ConfigError, TemplateError
 

@@ -10,7 +10,8 @@ from tutelage.data.conversation import Conversation
 from tutelage.data.ledger import Ledger
 from tutelage.data.sources import read_source
 from tutelage.lab.checkers import check_from_json
-from tutelage.lab.lessons import Kind, Side, lessons, stranger_questions, transfer_questions, write_lessons
+from tutelage.lab.lesson import Kind, Side
+from tutelage.lab.lessons import lessons, stranger_questions, transfer_questions, write_lessons
 from tutelage.lab.world import Group, make_world
 
 WORLD = make_world(0)

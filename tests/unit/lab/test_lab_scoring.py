@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 from tutelage.data.conversation import Message, Role
 from tutelage.lab.checkers import Exactly
-from tutelage.lab.lessons import Kind, Lesson, Side, Turn, lessons, stranger_questions
+from tutelage.lab.lesson import Kind, Lesson, Side, Turn
+from tutelage.lab.lessons import lessons, stranger_questions
 from tutelage.lab.scoring import Tally, answer_lessons, tally, total
 from tutelage.lab.world import make_world
 

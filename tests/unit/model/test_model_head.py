@@ -14,7 +14,7 @@ from tiny import tiny_model
 from tutelage.config.schema import Layout
 from tutelage.model import head
 from tutelage.model.attention import NAME, register_attention
-from tutelage.model.head import LossSums, sums_by_source, supervised_logits, supervised_losses
+from tutelage.model.head import supervised_logits, supervised_losses
 from tutelage.pack.batch import make_batches, pack_batch, pad_batch
 
 register_attention()
@@ -124,28 +124,6 @@ def test_weights_scale_the_loss_and_a_batch_without_supervised_tokens_costs_noth
     assert nothing.loss.shape == (0,)
     assert nothing.weighted_sum.item() == 0.0
     assert all(p.grad is None or not p.grad.any() for p in model.parameters())
-
-
-def test_sums_per_source_add_up_to_the_batch() -> None:
-    model = packed_model()
-    batch = pack_batch(random_documents(sources=3))
-    losses = supervised_losses(model, batch)
-    sums = sums_by_source(losses, batch)
-    assert set(sums) == {"source-0", "source-1", "source-2"}
-    total = LossSums(0.0, 0.0, 0, 0)
-    for part in sums.values():
-        total += part
-    assert total.loss_sum == pytest.approx(losses.weighted_sum.item())
-    assert total.weight_sum == pytest.approx(float(batch.weights.sum()))
-    assert (total.tokens, total.correct) == (batch.num_supervised, int(losses.correct.sum()))
-    alone = {}
-    for one in random_documents(sources=3):
-        one_batch = pack_batch([one])
-        for name, part in sums_by_source(supervised_losses(model, one_batch), one_batch).items():
-            alone[name] = alone.get(name, LossSums(0.0, 0.0, 0, 0)) + part
-    for name, part in sums.items():
-        assert part.loss_sum == pytest.approx(alone[name].loss_sum, rel=1e-5)
-        assert (part.tokens, part.correct) == (alone[name].tokens, alone[name].correct)
 
 
 def test_a_target_that_is_the_likeliest_token_counts_as_correct() -> None:

@@ -17,7 +17,6 @@ from sample_documents import document, random_documents
 from tiny import tiny_model
 from tutelage.chat.rendered import Rendered
 from tutelage.config.schema import Layout
-from tutelage.errors import IsolationError
 from tutelage.model.attention import NAME, register_attention
 from tutelage.model.probe import (
     ProbeResult,
@@ -62,7 +61,6 @@ def planted() -> Iterator[Callable[[Any], str]]:
 def test_a_sound_model_passes_every_probe(family: str, dtype: torch.dtype) -> None:
     for found in all_probes(packed_model(family).to(dtype)):
         assert found.passed, found.detail
-        found.raise_if_failed()
 
 
 @pytest.mark.parametrize("name", ["sdpa", "eager"])
@@ -82,8 +80,7 @@ def test_lost_boundaries_are_caught(planted: Callable[[Any], str], family: str, 
     assert isolation.figures["max_gradient"] > 0
     assert not layout.passed
     assert causality.passed
-    with pytest.raises(IsolationError, match="another document"):
-        isolation.raise_if_failed()
+    assert "another document" in isolation.detail
 
 
 def test_an_all_ones_attention_mask_is_caught(planted: Callable[[Any], str]) -> None:

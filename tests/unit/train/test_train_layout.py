@@ -37,7 +37,8 @@ def _gpt2(*, restarts: bool) -> nn.Module:
 def _choose(asked: Layout, model: nn.Module) -> LayoutChoice:
     documents = random_documents()
     everything = Step(packs=(tuple(range(len(documents))),), num_tokens=0, weight_sum=1.0)
-    return choose_layout(asked, model, [everything], documents, device=torch.device("cpu"), autocast=nullcontext())
+    device = torch.device("cpu")
+    return choose_layout(asked, model, [everything], documents, micro_tokens=64, device=device, autocast=nullcontext())
 
 
 def test_a_model_that_keeps_documents_apart_is_packed() -> None:
@@ -55,3 +56,18 @@ def test_a_model_whose_positions_do_not_restart_is_padded_and_says_why() -> None
 def test_packing_such_a_model_by_name_is_refused() -> None:
     with pytest.raises(IsolationError, match="learns something else"):
         _choose(Layout.PACKED, _gpt2(restarts=False))
+
+
+@pytest.mark.parametrize("layout", [Layout.PADDED, Layout.SINGLE])
+def test_one_document_a_row_is_compared_with_each_document_alone(layout: Layout) -> None:
+    choice = _choose(layout, _gpt2(restarts=False))
+    assert choice.layout is layout
+    assert [(check.law, check.passed) for check in choice.checks] == [("isolation", True), ("layout", True)]
+    assert choice.checks[1].figures["documents"] > 1
+
+
+def test_a_model_that_sees_the_padding_is_refused() -> None:
+    model = _gpt2(restarts=True)
+    model.transformer.wpe.register_forward_hook(lambda _, __, places: places * places.shape[1])
+    with pytest.raises(IsolationError, match="padded row"):
+        _choose(Layout.PADDED, model)
