@@ -19,9 +19,6 @@ _QUESTION = Message(Role.USER, "Question")
 _ANSWER = Message(Role.ASSISTANT, "Reply")
 
 
-_GIVEN = frozenset({"messages", "tools", "documents", "add_generation_prompt"})
-
-
 @dataclass(frozen=True)
 class Dialect:
     """A template, the form of messages it understands, and how it opens an assistant's turn.
@@ -68,7 +65,7 @@ def _switches(
 ) -> tuple[tuple[str, bool], ...]:
     """Return the settings of one variable of the template that change its generation prompt."""
     found = []
-    for name in sorted(template.variables - _GIVEN - variables.keys()):
+    for name in sorted(template.settings - variables.keys()):
         for value in (True, False):
             try:
                 changed = template.render(

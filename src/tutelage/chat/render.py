@@ -26,7 +26,7 @@ from tutelage.chat.turns import StopFinder, Turn
 from tutelage.config.schema import ControlStrings, DataConfig, TrainOn
 from tutelage.data.conversation import Conversation, Document, Json, Message, Role
 from tutelage.data.reasons import Reason
-from tutelage.errors import DataError, TemplateError, TutelageError
+from tutelage.errors import ConfigError, DataError, TemplateError, TutelageError
 
 REFUSED_BY_TEMPLATE = "refused by the chat template"
 _BATCH_RECORDS = 512
@@ -96,6 +96,8 @@ class Renderer:
 
     `template` None takes the tokenizer's own. A tokenizer without one renders plain documents only.
     `variables` reach the template beside the messages, as keyword arguments of `apply_chat_template` do.
+
+    Raises: ConfigError for a variable that the template does not read.
     """
 
     def __init__(
@@ -113,6 +115,19 @@ class Renderer:
         self.template = template or _own_template(tokenizer, tools=False)
         self._given = template is not None
         self._stops = StopFinder(tokenizer)
+        if self.extra_variables:
+            self._refuse_unread()
+
+    def _refuse_unread(self) -> None:
+        templates = (self.template, _own_template(self.tokenizer, tools=True)) if not self._given else (self.template,)
+        read = frozenset[str]().union(*(template.settings for template in templates if template is not None))
+        read -= self.tokenizer.special_variables.keys()
+        for name in self.extra_variables:
+            if name not in read:
+                raise ConfigError(
+                    f"the chat template does not read the variable {name!r}",
+                    mend=f"it reads: {', '.join(sorted(read))}" if read else "it reads none: take the variable away",
+                )
 
     def dialect_for(self, tools: Sequence[Mapping[str, Json]] = ()) -> Dialect:
         """Return the template for conversations with these tools on offer, and how to use it.

@@ -29,6 +29,7 @@ from tutelage.errors import ConfigError, TemplateError
 if TYPE_CHECKING:
     from tutelage.chat.tokenizer import ChatTokenizer
 
+_GIVEN = frozenset({"messages", "tools", "documents", "add_generation_prompt"})
 NAMED_TEMPLATES = ("chatml", "llama3", "plain")
 _CONTROL_STRING = re.compile(r"<\|[^<>|\s]+\|>|<｜[^<>｜]+｜>")
 
@@ -93,6 +94,8 @@ class TracedRender:
 class Template:
     """A compiled chat template.
 
+    `settings` are the variables that it reads beside what every rendering gives it, such as `enable_thinking`.
+
     Raises: TemplateError when the source is not a template (at construction), or when it fails, refuses the
     conversation or exceeds its limits (when rendering).
     """
@@ -108,7 +111,8 @@ class Template:
             tree = self._environment.parse(source)
         except _COMPILE_FAILURES as error:
             raise TemplateError(f"{name} is not a valid template: {_reason(error)}") from error
-        self.variables = frozenset(meta.find_undeclared_variables(tree))
+        read = frozenset(meta.find_undeclared_variables(tree))
+        self.settings = read - _GIVEN - self._environment.globals.keys()
         self.literals = tuple(_literals(tree))
 
     @property

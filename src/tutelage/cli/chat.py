@@ -6,7 +6,7 @@ import sys
 from collections.abc import Generator, Iterator
 from contextlib import closing, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
@@ -39,6 +39,14 @@ def run(
     ] = 1.0,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer in tokens.")] = 512,
     seed: Annotated[int, typer.Option(min=0, help="With a temperature: which answer.")] = 0,
+    template_variable: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=VALUE",
+            help="Setting of the chat template, such as enable_thinking=false; a run's own ones hold already.",
+            show_default=False,
+        ),
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
 ) -> None:
     """Talk to a model in the terminal; answers stream. `/system TEXT` sets the system message, `/reset` starts anew.
@@ -55,11 +63,11 @@ def run(
     from tutelage.generate.local import Sampling
 
     sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed)
-    talk = _open(model, device, sampling, system)
+    talk = _open(model, device, sampling, system, template_variable or [])
     _converse(talk, _typed_lines() if sys.stdin.isatty() else _piped_lines())
 
 
-def _open(name: str, device: str, sampling: Sampling, system: str | None) -> Talk | Continuation:
+def _open(name: str, device: str, sampling: Sampling, system: str | None, variables: list[str]) -> Talk | Continuation:
     """Load model, tokenizer and template; a model without a template only continues text, and that is said."""
     import torch
 
@@ -80,7 +88,19 @@ def _open(name: str, device: str, sampling: Sampling, system: str | None) -> Tal
         if system is not None:
             warn("without a chat template there is no place for a system message")
         return Continuation(model, tokenizer, sampling)
-    return Talk(model, Renderer(tokenizer), sampling, system=system)
+    renderer = Renderer(tokenizer, variables=_template_variables(name, variables))
+    return Talk(model, renderer, sampling, system=system)
+
+
+def _template_variables(name: str, words: list[str]) -> dict[str, Any]:
+    """Return the settings of the chat template: those of the run `name`, if it is one, then those typed."""
+    from tutelage.config.load import load_config
+    from tutelage.files.rundir import RunDir
+
+    run = RunDir(name)
+    config = run.config if run.status_file.is_file() and run.config.is_file() else None
+    overrides = [f"model.template_variables.{word}" for word in words]
+    return dict(load_config(config, overrides).config.model.template_variables)
 
 
 def _converse(talk: Talk | Continuation, lines: Iterator[str]) -> None:

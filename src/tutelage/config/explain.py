@@ -72,6 +72,8 @@ def show_value(value: Any) -> str:
         return str(value.value)
     if isinstance(value, list | tuple):
         return f"[{', '.join(show_value(item) for item in value)}]"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key}: {show_value(item)}" for key, item in value.items()) + "}"
     return str(value)
 
 
@@ -103,6 +105,8 @@ def _words(annotation: Any) -> str:
         return " | ".join(_words(part) for part in parts)
     if origin is list:
         return f"list of {_words(parts[0])}"
+    if origin is dict:
+        return f"mapping of {_words(parts[0])} to {_words(parts[1])}"
     if origin is tuple:
         return f"[{', '.join(_words(part) for part in parts)}]"
     if isinstance(annotation, type) and issubclass(annotation, Enum):

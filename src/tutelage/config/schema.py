@@ -89,6 +89,8 @@ class ModelConfig(Section):
     """Commit, tag or branch of a Hub model; the commit it resolves to is recorded with the run."""
     template: str | None = None
     """Chat template: None keeps the model's own; otherwise `chatml`, `llama3`, `plain`, or a path to a .jinja file."""
+    template_variables: dict[str, bool | int | float | str] = {}
+    """Settings of the template, as `enable_thinking: false`; whoever talks to the model later must give the same ones."""
     attention: Literal["auto", "tutelage", "sdpa", "eager"] = "auto"
     """Attention implementation; `auto` takes the per-document one where the model can be isolated, else sdpa."""
     dropout: float | None = Field(default=None, ge=0, lt=1)

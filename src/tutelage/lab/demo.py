@@ -27,6 +27,8 @@ from tutelage.lab.world import World, make_world
 PRESET = "demo"
 WORLD_SEED = 0
 """The world of the base model that ships."""
+ASKED_SEED = 1
+"""Seed of the held-out lessons that are asked. Those of seed 0 are watched while training, and the settings were chosen on them."""
 TEXT = "held-out text"
 """Name of the source that shows how much of the pre-training text the model still knows."""
 
@@ -139,7 +141,7 @@ def run_demo(run: RunDir, resolved: Resolved, narrator: Any, *, size: Size = FUL
     result = train(resolved, run, generate=generate, narrator=narrator)
     assert result.final is not None and result.held_out_before is not None and result.held_out_after is not None
     before, after = result.held_out_before.by_source[TEXT].sums, result.held_out_after.by_source[TEXT].sums
-    held_out = lessons(world, Side.HELD_OUT, size.held_out)
+    held_out = lessons(world, Side.HELD_OUT, size.held_out, seed=ASKED_SEED)
     transfer, strangers = transfer_questions(world, size.strangers), stranger_questions(world, size.strangers)
 
     def answers(model: Any, renderer: Any) -> Answers:

@@ -128,6 +128,8 @@ def build_renderer(config: Config) -> Renderer:
     """Return the renderer of the configured tokenizer, template and loss options.
 
     A template of another name brings its control strings as new special tokens: `renderer.tokenizer.new_ids`.
+
+    Raises: ConfigError when there is no such template, or it does not read one of `model.template_variables`.
     """
     source = locate_model(config.model.path, revision=config.model.revision, weights=False)
     tokenizer = load_tokenizer(source.tokenizer_folder)
@@ -135,7 +137,8 @@ def build_renderer(config: Config) -> Renderer:
     if config.model.template is not None:
         template = load_template(config.model.template)
         tokenizer = tokenizer.with_special_tokens(special_tokens_needed(template, tokenizer))
-    return Renderer(tokenizer, template, RenderOptions.from_config(config.data))
+    options = RenderOptions.from_config(config.data)
+    return Renderer(tokenizer, template, options, variables=config.model.template_variables)
 
 
 def _without_limits(config: Config) -> Config:

@@ -15,7 +15,7 @@ from tutelage.chat.tokenizer import ChatTokenizer
 from tutelage.chat.view import template_messages
 from tutelage.config.schema import ControlStrings, DataConfig, TrainOn
 from tutelage.data.conversation import Conversation, Document, Message, Origin
-from tutelage.errors import DataError, TemplateError
+from tutelage.errors import ConfigError, DataError, TemplateError
 
 CHATML = load_template("chatml")
 
@@ -53,6 +53,25 @@ def test_the_parts_of_a_turn_are_told_apart() -> None:
     assert shown[Part.STOP] == "<|im_end|>"
     assert words(renderer, document, (document.message == 1) & (document.part == Part.CONTENT)) == "How warm is it?"
     assert document.roles == ("system", "user", "assistant")
+
+
+SWITCHED = "{% if shout is defined and shout %}!{% endif %}{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+
+
+def test_variables_reach_the_template() -> None:
+    tokenizer = tokenizer_of("byte-level", ("<|im_start|>", "<|im_end|>"))
+    for shout in (True, False):
+        renderer = Renderer(tokenizer, Template(SWITCHED), variables={"shout": shout})
+        document = one(renderer, user("Hello"), assistant("Hi"))
+        assert renderer.tokenizer.decode(document.ids.tolist()).startswith("!") is shout
+        assert trained(renderer, document) == "Hi<|im_end|>"
+
+
+def test_a_variable_that_the_template_does_not_read_is_refused() -> None:
+    tokenizer = tokenizer_of("byte-level", ("<|im_start|>", "<|im_end|>"))
+    with pytest.raises(ConfigError, match="does not read the variable 'shut'") as caught:
+        Renderer(tokenizer, Template(SWITCHED), variables={"shut": True})
+    assert caught.value.mend == "it reads: shout"
 
 
 def test_only_the_last_turn_is_trained_when_asked() -> None:

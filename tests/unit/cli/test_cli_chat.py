@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tiny import tiny_folder
-from tutelage.cli.chat import _printable
+from tutelage.cli.chat import _printable, _template_variables
 
 TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}{{ m.role }}: {{ m.content }}{{ eos_token }}{% endfor %}"
@@ -54,6 +54,19 @@ def test_lines_from_a_pipe_are_turns_and_only_answers_are_printed(run_folder: Pa
     assert "/save needs the name" in done.stderr
     assert "context holds 512" in done.stderr
     assert "/system TEXT" in done.stderr
+
+
+def test_template_variables_come_from_the_run_and_from_the_command_line(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "run.json").write_text("{}")
+    (run / "config.yaml").write_text("model:\n  template_variables:\n    mood: kind\n")
+    tiny_folder(run / "final", "llama", chat_template="{{ mood }}{{ pace }}" + TEMPLATE)
+    assert _template_variables(str(run), ["pace=slow"]) == {"mood": "kind", "pace": "slow"}
+    refused = chat(run, "hello\n", "--template-variable", "place=home")
+    assert refused.returncode == 2
+    assert "does not read the variable 'place'" in refused.stderr
+    assert chat(run, "hello\n", "--template-variable", "pace=slow").returncode == 0
 
 
 def test_a_base_model_is_said_to_have_no_template(tmp_path: Path) -> None:
