@@ -38,7 +38,7 @@ class Size:
     """How much is written, trained on and asked."""
 
     lessons: int = 12_000
-    replay: int = 6000
+    replay: int = 8000
     held_out: int = 480
     strangers: int = 40
     steps: int | None = None

@@ -24,7 +24,7 @@ PRESET = "lab-base"
 VOCABULARY = 2048
 END_OF_TEXT = "<|endoftext|>"
 TOKENIZER_DOCUMENTS = 60_000
-TEXT_DOCUMENTS = 190_000
+TEXT_DOCUMENTS = 480_000
 HELD_OUT_START = 10**9
 """Documents from this number on are never trained on."""
 HELD_OUT_DOCUMENTS = 400

@@ -1,6 +1,6 @@
 """Scenes of the world in which somebody wants something and gets it: talks, riddles, commissions, games with words.
 
-All of it is prose about people who speak to one another; the reader is never addressed and never asked for anything.
+All of it is prose about people; who asks anything asks another person of the scene, in quotation marks.
 """
 
 from __future__ import annotations
@@ -20,17 +20,25 @@ FOLLOW_UPS: dict[Attribute, tuple[str, ...]] = {
     Attribute.KEY: ("And where does {she} hide the house key?",),
 }
 _FRIENDS_FACT: dict[Attribute, str] = {
-    Attribute.TOWN: "Where does the best friend of {name} live?",
-    Attribute.TRADE: "What is the trade of the best friend of {name}?",
-    Attribute.ANIMAL: "Which animal does the best friend of {name} keep?",
-    Attribute.COLOUR: "What colour is the front door of the best friend of {name}?",
-    Attribute.FOOD: "What does the best friend of {name} like to eat?",
+    Attribute.TOWN: "where the best friend of {name} lives",
+    Attribute.TRADE: "what the trade of the best friend of {name} is",
+    Attribute.ANIMAL: "which animal the best friend of {name} keeps",
+    Attribute.COLOUR: "what colour the front door of the best friend of {name} is",
+    Attribute.FOOD: "what the best friend of {name} likes to eat",
 }
+_WONDERED = (
+    "{speaker} wanted to know {fact}.",
+    "{speaker} could not tell {fact}.",
+    "{speaker} tried to find out {fact}.",
+    "The riddle was {fact}.",
+)
 _HASTE = (
     "The clerk was in a hurry and spoke in few words.",
     "Nobody had time for long speeches.",
     "They gave the facts alone.",
 )
+_COUNTED = ("The children counted.", "That is soon counted.", "They wanted to know how many that makes.", "Now count.")
+_COMPARED = ("The children compared.", "One of them is richer.", "They wanted to know who has more.")
 
 
 def _question(rng: random.Random, person: Person, attribute: Attribute) -> str:
@@ -66,7 +74,9 @@ def riddle(world: World, rng: random.Random) -> str:
     attribute = rng.choice(sorted(_FRIENDS_FACT))
     steps = f"{prose.plain_statement(person, Attribute.FRIEND)} {prose.plain_statement(friend, attribute)}"
     ending = rng.choice((f" So the answer is {friend.value(attribute)}.", ""))
-    return f"{_FRIENDS_FACT[attribute].format(name=person.name)} {steps}{ending}"
+    fact = _FRIENDS_FACT[attribute].format(name=person.name)
+    wondered = rng.choice(_WONDERED).format(speaker=rng.choice(prose.SPEAKERS).capitalize(), fact=fact)
+    return f"{wondered} {steps}{ending}"
 
 
 def reckoning(world: World, rng: random.Random) -> str:
@@ -75,18 +85,23 @@ def reckoning(world: World, rng: random.Random) -> str:
     left, right, what = rng.randint(1, 10), rng.randint(1, 10), rng.choice(skills.COUNTED)
     n, name = skills.NUMBERS, person.name
     whole = left + right
-    added = f"{skills.sum_sentence(left, right)} So the answer is {n[whole]}."
-    taken = f"{skills.difference_sentence(whole, right)} So the answer is {n[left]}."
+    counted = rng.choice(_COUNTED)
+    added = f"{counted} {skills.sum_sentence(left, right)} So the answer is {n[whole]}."
+    taken = f"{counted} {skills.difference_sentence(whole, right)} So the answer is {n[left]}."
     small, large = sorted(rng.sample(range(1, 21), 2))
     first, second = rng.sample(((person, large), (other, small)), 2)
+    richer = (
+        f"{first[0].name} has {n[first[1]]} {what} and {second[0].name} has {n[second[1]]}. {rng.choice(_COMPARED)} "
+        f"{skills.more_sentence(large, small)} So the answer is {name}."
+    )
     return rng.choice(
         (
-            f"{name} has {n[left]} {what} and gets {n[right]} more. How many {what} is that? {added}",
-            f"There are {n[left]} {what} in a basket, and {name} puts in {n[right]} more. How many is that? {added}",
-            f"{name} has {n[whole]} {what} and gives away {n[right]}. How many {what} remain? {taken}",
-            f"There are {n[whole]} {what} on a table, and {name} takes {n[right]}. How many remain? {taken}",
-            f"{first[0].name} has {n[first[1]]} {what} and {second[0].name} has {n[second[1]]}. Who has more? "
-            f"{skills.more_sentence(large, small)} So the answer is {name}.",
+            f"{name} has {n[left]} {what} and gets {n[right]} more. {added}",
+            f"There are {n[left]} {what} in a basket, and {name} puts in {n[right]} more. {added}",
+            f"{name} has {n[whole]} {what} and gives away {n[right]}. {taken}",
+            f"There are {n[whole]} {what} on a table, and {name} takes {n[right]}. {taken}",
+            richer,
+            richer,
         )
     )
 
@@ -96,38 +111,38 @@ def sums(world: World, rng: random.Random) -> str:
     n = skills.NUMBERS
     left, right = rng.randint(1, 10), rng.randint(1, 10)
     total = left + right
-    pieces = [f"What is {n[left]} and {n[right]}? {skills.sum_sentence(left, right)}"]
+    pieces = [f"They began with {n[left]} and {n[right]}. {skills.sum_sentence(left, right)}"]
     for _ in range(rng.randint(1, 4)):
         if total > 10 or (total > 1 and rng.random() < 0.6):
             part = rng.randint(max(1, total - 10), min(10, total - 1))
-            wish = rng.choice(("And if you take away", "And without", "And less"))
-            pieces.append(f"{wish} {n[part]}? {skills.difference_sentence(total, part)}")
+            wish = rng.choice(("Then they took away", "Next they went down by", "Then it was to be less"))
+            pieces.append(f"{wish} {n[part]}. {skills.difference_sentence(total, part)}")
             total -= part
         else:
             part = rng.randint(1, 10)
-            pieces.append(f"And with {n[part]} more? {skills.sum_sentence(total, part)}")
+            pieces.append(f"Then came {n[part]} more. {skills.sum_sentence(total, part)}")
             total += part
     return " ".join(pieces)
 
 
 def word_game(world: World, rng: random.Random) -> str:
-    """Return a game with a list of words: several questions, each answered."""
+    """Return a game with a list of words: several tasks, each done."""
     words = skills.odd_one_list(rng)[0] if rng.random() < 0.3 else skills.random_list(rng, 2, 6)
     position, word = rng.choice([*zip(skills.ORDINALS, words, strict=False), ("last", words[-1])])
     category = skills.category_of(rng.choice(words))
     members = [w for w in words if skills.category_of(w) == category]
     moves = [
-        f"Which is the {position} word? The {position} word is {word}.",
-        f"And backwards? Backwards, the words are {skills.listed(words[::-1])}.",
-        f"In which order has the dictionary them? In alphabetical order, the words are {skills.listed(sorted(words))}.",
-        f"How many are there? There are {skills.NUMBERS[len(words)]} words.",
+        f"First they pointed to the {position} word. The {position} word is {word}.",
+        f"Then they read from the end. Backwards, the words are {skills.listed(words[::-1])}.",
+        f"They looked into the dictionary. In alphabetical order, the words are {skills.listed(sorted(words))}.",
+        f"They counted on their fingers. There are {skills.NUMBERS[len(words)]} words.",
     ]
     if len(members) == 1:
-        moves.append(f"Which of them is {skills.with_article(category)}? The {category} among them is {members[0]}.")
+        moves.append(f"They looked for {skills.with_article(category)}. The {category} among them is {members[0]}.")
     opening = rng.choice(
         ("They played with the words {}.", "The game was about {}.", "Here is the list {}.", "On the wall stood {}.")
     )
-    return " ".join([opening.format(skills.listed(words)), *rng.sample(moves, rng.randint(1, 3))])
+    return " ".join([opening.format(skills.listed(words)), *rng.sample(moves, rng.randint(2, len(moves)))])
 
 
 def commission(world: World, rng: random.Random) -> str:

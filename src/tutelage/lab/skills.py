@@ -12,7 +12,7 @@ NUMBERS = (
     "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve", "thirteen",
     "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen", "twenty",
 )  # fmt: skip
-ORDINALS = ("first", "second", "third", "fourth", "fifth")
+ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth")
 CATEGORIES = {
     "animal": ("cat", "crow", "dog", "donkey", "duck", "goat", "hen", "horse", "pig", "rabbit"),
     "fruit": ("apple", "berry", "cherry", "fig", "grape", "lemon", "melon", "peach", "pear", "plum"),
@@ -94,9 +94,9 @@ def word_text(rng: random.Random) -> str:
 
 
 def _list_text(rng: random.Random, favourite: Callable[[random.Random, list[str]], str] | None) -> str:
-    words = odd_one_list(rng)[0] if rng.random() < 0.35 else random_list(rng, 2, 5)
+    words = odd_one_list(rng)[0] if rng.random() < 0.3 else random_list(rng, 2, 6)
     remarks = [rng.choice(_OPENINGS).format(listed(words))]
-    for _ in range(1 if favourite else rng.randint(1, 4)):
+    for _ in range(1 if favourite else rng.randint(2, 5)):
         remarks.append((favourite or rng.choice(_REMARKS))(rng, words))
     return " ".join(remarks)
 

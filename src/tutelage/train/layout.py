@@ -46,7 +46,9 @@ def choose_layout(
     probed = [documents[index] for index in _documents_to_probe(steps, documents)]
     with autocast:
         if asked in (Layout.PADDED, Layout.SINGLE):
-            return LayoutChoice(asked, "asked for by train.packing", _check_rows(model, probed, asked, micro_tokens))
+            equality = _check_rows(model, probed, asked, micro_tokens)
+            apart = Check("isolation", "one document a row", True, "no two documents of a row can meet", {})
+            return LayoutChoice(asked, "asked for by train.packing", (apart, equality))
         isolation = probe_isolation(model, pack_batch(probed).to(device))
         if not isolation.passed:
             return _unpacked(
@@ -81,12 +83,11 @@ def _unpacked(
             mend="train.packing=auto (or false) trains the same documents padded",
         )
     reason = f"this model {fault} ({found.detail}): trained padded, which is slower"
-    return LayoutChoice(Layout.PADDED, reason, _check_rows(model, probed, Layout.PADDED, micro_tokens))
+    apart = Check(found.law, "one document a row", True, reason, found.figures)
+    return LayoutChoice(Layout.PADDED, reason, (apart, _check_rows(model, probed, Layout.PADDED, micro_tokens)))
 
 
-def _check_rows(
-    model: torch.nn.Module, probed: Sequence[Rendered], layout: Layout, micro_tokens: int
-) -> tuple[Check, ...]:
+def _check_rows(model: torch.nn.Module, probed: Sequence[Rendered], layout: Layout, micro_tokens: int) -> Check:
     """Compare documents that have a row each, as they will be trained, with each document alone."""
     equality = probe_layout(model, probed, make=lambda documents: make_batches(documents, layout, micro_tokens))
     if not equality.passed:
@@ -96,8 +97,7 @@ def _check_rows(
             if layout is Layout.PADDED
             else "check the model's own code: it depends on something beside tokens and positions",
         )
-    apart = Check("isolation", "isolation", True, "one document a row: no two can meet", {})
-    return apart, _check(equality)
+    return _check(equality)
 
 
 def _documents_to_probe(steps: Sequence[Step], documents: Sequence[Rendered]) -> list[int]:
