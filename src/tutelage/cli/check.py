@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -76,7 +75,7 @@ def _probe(prepared: Prepared, config: Config) -> tuple[list[dict[str, Any]], st
     """Return the figures of the probes that training makes before its first step, and the layout that follows."""
     import torch
 
-    from tutelage.config.schema import Layout, Precision
+    from tutelage.config.schema import Precision
     from tutelage.train.environment import choose_device, choose_precision
     from tutelage.train.layout import choose_layout
     from tutelage.train.plan import plan_run
@@ -86,11 +85,15 @@ def _probe(prepared: Prepared, config: Config) -> tuple[list[dict[str, Any]], st
     precision = choose_precision(config.train, device)
     plan = plan_run(prepared.documents, prepared.mixture, config)
     trainee = make_trainee(config, start=Start.WEIGHTS, device=device, precision=precision, new_ids=prepared.new_ids)
-    asked = Layout.PACKED if config.train.packing is Layout.PACKED else Layout.AUTO
-    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision is Precision.BF16):
-        choice = choose_layout(
-            asked, trainee.model, plan.steps, prepared.documents, device=device, autocast=nullcontext()
-        )
+    choice = choose_layout(
+        config.train.packing,
+        trainee.model,
+        plan.steps,
+        prepared.documents,
+        micro_tokens=plan.slot_tokens,
+        device=device,
+        autocast=torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision is Precision.BF16),
+    )
     return [vars(check) for check in choice.checks], f"layout {choice.layout.value}: {choice.reason}"
 
 

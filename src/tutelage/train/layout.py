@@ -46,9 +46,9 @@ def choose_layout(
     probed = [documents[index] for index in _documents_to_probe(steps, documents)]
     with autocast:
         if asked in (Layout.PADDED, Layout.SINGLE):
-            equality = _check_rows(model, probed, asked, micro_tokens)
             apart = Check("isolation", "one document a row", True, "no two documents of a row can meet", {})
-            return LayoutChoice(asked, "asked for by train.packing", (apart, equality))
+            alike = _check_rows(model, probed, asked, micro_tokens)
+            return LayoutChoice(asked, "asked for by train.packing", (apart, alike))
         isolation = probe_isolation(model, pack_batch(probed).to(device))
         if not isolation.passed:
             return _unpacked(
