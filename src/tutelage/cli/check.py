@@ -76,13 +76,17 @@ def _probe(prepared: Prepared, config: Config) -> tuple[list[dict[str, Any]], st
     import torch
 
     from tutelage.config.schema import Precision
-    from tutelage.train.environment import choose_device, choose_precision
+    from tutelage.model.load import read_config
+    from tutelage.model.locate import locate_model
+    from tutelage.train.environment import choose_device
     from tutelage.train.layout import choose_layout
     from tutelage.train.plan import plan_run
+    from tutelage.train.precision import choose_precision
     from tutelage.train.trainee import Start, make_trainee
 
     device = choose_device(config.train)
-    precision = choose_precision(config.train, device)
+    source = locate_model(config.model.path, revision=config.model.revision)
+    precision = choose_precision(config.train, device, read_config(source)).precision
     plan = plan_run(prepared.documents, prepared.mixture, config)
     trainee = make_trainee(config, start=Start.WEIGHTS, device=device, precision=precision, new_ids=prepared.new_ids)
     choice = choose_layout(

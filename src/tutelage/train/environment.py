@@ -10,7 +10,7 @@ from importlib import metadata
 
 import torch
 
-from tutelage.config.schema import Precision, TrainConfig
+from tutelage.config.schema import TrainConfig
 from tutelage.errors import ConfigError
 from tutelage.parallel import agree
 
@@ -31,13 +31,6 @@ def choose_device(config: TrainConfig) -> torch.device:
     if ":" in config.device:
         return torch.device(config.device)
     return torch.device("cuda", agree.local_rank())
-
-
-def choose_precision(config: TrainConfig, device: torch.device) -> Precision:
-    """Return the arithmetic to use: bf16 on a GPU that has it, fp32 elsewhere (on most CPUs bf16 is the slower one)."""
-    if config.precision is not Precision.AUTO:
-        return config.precision
-    return Precision.BF16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else Precision.FP32
 
 
 def keep_freed_memory() -> bool:

@@ -12,8 +12,9 @@ from tutelage.model.attention import choose_attention
 from tutelage.model.load import build_from_config, read_config
 from tutelage.model.locate import locate_model
 from tutelage.train.describe import describe_plan, estimate_memory
-from tutelage.train.environment import choose_device, choose_precision
+from tutelage.train.environment import choose_device
 from tutelage.train.plan import plan_run
+from tutelage.train.precision import choose_precision
 from tutelage.train.prepare import prepare
 from tutelage.train.trainee import require_room
 
@@ -23,24 +24,24 @@ def preview(config: Config) -> dict[str, Any]:
     prepared = prepare(config)
     plan = plan_run(prepared.documents, prepared.mixture, config)
     device = choose_device(config.train)
-    precision = choose_precision(config.train, device)
     architecture = read_config(locate_model(config.model.path, revision=config.model.revision, weights=False))
+    arithmetic = choose_precision(config.train, device, architecture)
     attention = choose_attention(architecture, device, config.model.attention)
     with torch.device("meta"):
         model: torch.nn.Module = build_from_config(architecture, seed=config.train.seed)
         require_room(model, max(map(len, (*prepared.documents, *prepared.held_out))))
         if config.train.method is Method.LORA:
             model = add_lora(model, config.train.lora)
-    if precision is Precision.BF16_PURE:
+    if arithmetic.precision is Precision.BF16_PURE:
         model = model.to(torch.bfloat16)
     parameters = list(model.parameters())
     return {
         **describe_plan(prepared, plan, config),
         "layout": {"name": config.train.packing.value, "reason": "decided by a probe of the model when the run begins"},
         "attention": {"name": attention.name, "reason": attention.reason},
-        "precision": precision.value,
+        "precision": {"name": arithmetic.precision.value, "reason": arithmetic.reason},
         "memory_bytes": estimate_memory(
-            model, precision, plan.slot_tokens, checkpointing=config.train.gradient_checkpointing
+            model, arithmetic.precision, plan.slot_tokens, checkpointing=config.train.gradient_checkpointing
         ),
         "parameters": sum(p.numel() for p in parameters),
         "trainable_parameters": sum(p.numel() for p in parameters if p.requires_grad),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,17 +11,21 @@ import torch
 
 from tutelage.chat.rendered import Rendered
 from tutelage.config.load import Resolved
-from tutelage.config.schema import Config, TrainConfig
+from tutelage.config.schema import Config, Precision, TrainConfig
 from tutelage.errors import TrainingError
+from tutelage.files.rundir import RunDir
+from tutelage.model.load import read_config
+from tutelage.model.locate import locate_model
 from tutelage.parallel import agree
 from tutelage.train.books import data_checks
 from tutelage.train.describe import describe_plan, estimate_memory, picture_masks
-from tutelage.train.environment import choose_precision, describe_environment, keep_freed_memory
+from tutelage.train.environment import describe_environment, keep_freed_memory
 from tutelage.train.journal import Journal
 from tutelage.train.layout import choose_layout
 from tutelage.train.narrate import Narrator
 from tutelage.train.optim import build_optimiser
 from tutelage.train.plan import RunPlan, plan_run
+from tutelage.train.precision import PrecisionChoice, choose_precision
 from tutelage.train.prepare import Prepared, prepare
 from tutelage.train.sample import Prompt, choose_prompts
 from tutelage.train.step import StepSettings
@@ -70,7 +75,8 @@ def set_scene(resolved: Resolved, journal: Journal, narrator: Narrator, *, start
     for check in data_checks(prepared, plan, fingerprint):
         journal.receipt.add(check)
 
-    precision = choose_precision(config.train, device)
+    arithmetic = _arithmetic(config, run, start, device)
+    precision = arithmetic.precision
     trainee = make_trainee(config, start=start, device=device, precision=precision, new_ids=prepared.new_ids)
     require_room(trainee.model, max(map(len, (*prepared.documents, *prepared.held_out))))
     settings = StepSettings(
@@ -96,11 +102,13 @@ def set_scene(resolved: Resolved, journal: Journal, narrator: Narrator, *, start
         journal.receipt.add(check)
     settings = replace(settings, layout=choice.layout)
     narrator.say(f"layout {choice.layout.value}: {choice.reason}")
+    narrator.say(f"precision {precision.value}: {arithmetic.reason}")
     narrator.say(f"attention {trainee.attention.name}: {trainee.attention.reason}")
 
     description = {
         **describe_plan(prepared, plan, config),
         "layout": {"name": choice.layout.value, "reason": choice.reason},
+        "precision": {"name": precision.value, "reason": arithmetic.reason},
         **_describe_trainee(trainee, settings, config),
     }
     journal.write(run.plan, description)
@@ -114,6 +122,15 @@ def set_scene(resolved: Resolved, journal: Journal, narrator: Narrator, *, start
     )
     optimiser = build_optimiser(trainee.model, config.train)
     return Scene(config, prepared, plan, fingerprint, trainee, settings, optimiser, tuple(prompts))
+
+
+def _arithmetic(config: Config, run: RunDir, start: Start, device: torch.device) -> PrecisionChoice:
+    """Return the arithmetic of the run; one that goes on keeps what it began with, whatever this machine is faster at."""
+    if config.train.precision is Precision.AUTO and run.plan.is_file():
+        began = Precision(json.loads(run.plan.read_bytes())["precision"]["name"])
+        return PrecisionChoice(began, "as the run began")
+    source = locate_model(config.model.path, revision=config.model.revision, weights=start is Start.WEIGHTS)
+    return choose_precision(config.train, device, read_config(source))
 
 
 def _set_up_machine(config: TrainConfig, device: torch.device) -> None:
@@ -134,7 +151,6 @@ def _describe_trainee(trainee: Trainee, settings: StepSettings, config: Config) 
     )
     return {
         "attention": {"name": trainee.attention.name, "reason": trainee.attention.reason},
-        "precision": settings.precision.value,
         "memory_bytes": memory,
         "parameters": trainee.num_parameters,
         "trainable_parameters": trainee.num_trainable,

@@ -5,20 +5,13 @@ import platform
 import pytest
 import torch
 
-from tutelage.config.schema import Precision, TrainConfig
+from tutelage.config.schema import TrainConfig
 from tutelage.errors import ConfigError
 from tutelage.train.environment import (
     choose_device,
-    choose_precision,
     describe_environment,
     keep_freed_memory,
 )
-
-
-def test_a_cpu_trains_in_fp32_unless_told_otherwise() -> None:
-    cpu = torch.device("cpu")
-    assert choose_precision(TrainConfig(), cpu) is Precision.FP32
-    assert choose_precision(TrainConfig(precision=Precision.BF16), cpu) is Precision.BF16
 
 
 def test_asking_for_a_gpu_that_is_not_there_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
