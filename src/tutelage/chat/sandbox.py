@@ -16,7 +16,7 @@ import json
 import re
 from collections.abc import Callable, Iterable
 from datetime import datetime
-from functools import cache, wraps
+from functools import cache, lru_cache, wraps
 from typing import Any
 
 import jinja2
@@ -26,7 +26,7 @@ from jinja2.ext import Extension, loopcontrols
 from jinja2.filters import make_attrgetter
 from jinja2.parser import Parser
 from jinja2.runtime import Context, Macro
-from jinja2.sandbox import ImmutableSandboxedEnvironment, SandboxedFormatter
+from jinja2.sandbox import ImmutableSandboxedEnvironment, SandboxedFormatter, is_internal_attribute
 from jinja2.utils import Namespace
 from jinja2.visitor import NodeTransformer
 
@@ -43,6 +43,7 @@ _END_GENERATION = Traced("", ((0, 0, Mark(MarkKind.END_GENERATION)),))
 
 _PADDING_METHODS = frozenset({"center", "ljust", "rjust", "zfill", "expandtabs"})
 _STRINGS = frozenset({str, Traced})
+_VIEW_ATTRIBUTES = frozenset(dir(MessageView))
 _LARGEST_WIDTH = 1_000_000
 _LARGEST_NUMBER_BITS = 100_000
 _WIDE = re.compile(r"\d{7,}")
@@ -92,7 +93,19 @@ class ChatEnvironment(ImmutableSandboxedEnvironment):
         tree.set_environment(self)
         return super()._generate(tree, name, filename, defer_init)
 
-    # operators and calls
+    # attributes, operators and calls
+
+    def getattr(self, obj: Any, attribute: str) -> Any:
+        """Return `obj.attribute`; fields of messages are found first where no attribute could hide them."""
+        if type(obj) is MessageView and attribute in obj and attribute not in _VIEW_ATTRIBUTES:
+            return obj[attribute]
+        return super().getattr(obj, attribute)
+
+    def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
+        """Whether Jinja's sandbox lets a template see this attribute. For text that is asked often, and remembered."""
+        if type(obj) in _STRINGS:
+            return _is_safe_on_text(attr)
+        return super().is_safe_attribute(obj, attr, value)
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
         """Compute an intercepted operator after measuring its result."""
@@ -127,6 +140,8 @@ class ChatEnvironment(ImmutableSandboxedEnvironment):
                 return __self._replace(owner, *args, **kwargs)
             if name in _PADDING_METHODS:
                 __self._check_widths(args, kwargs)
+            if type(owner) in _STRINGS:
+                return __obj(*args, **kwargs)  # a method of text is safe, and wants nothing of the context
         return super().call(__context, __obj, *args, **kwargs)
 
     def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
@@ -314,6 +329,12 @@ class _Instrument(NodeTransformer):
 
 def _filter(name: str, argument: nodes.Expr) -> nodes.Filter:
     return nodes.Filter(argument, name, [], [], None, None)
+
+
+@lru_cache(maxsize=1024)
+def _is_safe_on_text(attribute: str) -> bool:
+    """Whether Jinja's sandbox lets a template see this attribute of a string; its rules look at the type and the name."""
+    return not is_internal_attribute("", attribute) and not attribute.startswith("_")
 
 
 def _without_frame(kwargs: dict[str, Any]) -> None:
