@@ -285,7 +285,7 @@ class Renderer:
 
     def _finish(self, draft: Draft, encoded: Encoded) -> Rendered:
         if isinstance(draft.record, Document):
-            return self._finish_document(draft.record)
+            return self._finish_document(draft.record, encoded)
         return self._label(draft, *self._guard(draft.record, draft.render, encoded))
 
     def _label(self, draft: Draft, encoded: Encoded, typed: int) -> Rendered:
@@ -306,12 +306,17 @@ class Renderer:
             typed_controls=typed,
         )
 
-    def _finish_document(self, document: Document) -> Rendered:
-        """Plain text: begun as the tokenizer begins a text, ended by its end token, all but the first token trained."""
+    def _finish_document(self, document: Document, encoded: Encoded) -> Rendered:
+        """Plain text: begun as the tokenizer begins a text, ended by its end token, all but the first token trained.
+
+        `encoded` holds its tokens. Only a text in which a control string stands is encoded again, without controls.
+        """
         before, after = self.tokenizer.text_ends
         eos = self.tokenizer.eos_id
         end = after if after or eos is None else (eos,)
-        body = self.tokenizer.encode_inert(document.text, after_control=False).ids
+        if self.tokenizer.has_added_tokens(encoded):
+            encoded = self.tokenizer.encode_inert(document.text, after_control=False)
+        body = encoded.ids
         ids = np.concatenate([np.array(before, dtype=np.int32), body, np.array(end, dtype=np.int32)])
         weights = np.ones(len(ids), dtype=np.float32)
         weights[:1] = 0

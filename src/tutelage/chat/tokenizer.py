@@ -13,6 +13,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -147,6 +148,13 @@ class ChatTokenizer:
         return flags
 
     @cached_property
+    def _is_added(self) -> npt.NDArray[np.bool_]:
+        """Shape [V]: whether an id is that of an added token, bytes that a vocabulary falls back to included."""
+        flags = self.is_control.copy()
+        flags[[number for number in self.hf.added_tokens_decoder if number < len(flags)]] = True
+        return flags
+
+    @cached_property
     def text_ends(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Ids that the tokenizer itself puts before and after a plain text."""
         bare = self.hf("a", add_special_tokens=False)["input_ids"]
@@ -178,6 +186,10 @@ class ChatTokenizer:
         encoded = _arrays(self._inert_backend.encode(_SENTINEL + text, add_special_tokens=False))
         shift = len(_SENTINEL)
         return Encoded(encoded.ids[1:], encoded.starts[1:] - shift, encoded.ends[1:] - shift)
+
+    def has_added_tokens(self, encoded: Encoded) -> bool:
+        """Whether a string of the vocabulary's added tokens was read as one token."""
+        return bool(self._is_added[encoded.ids].any())
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of `ids`, control tokens included."""
@@ -236,8 +248,9 @@ def _configured_eos_ids(folder: Path) -> list[int]:
 
 
 def _arrays(encoding: Any) -> Encoded:
-    offsets = np.array(encoding.offsets, dtype=np.int32).reshape(-1, 2)
-    return Encoded(np.array(encoding.ids, dtype=np.int32), offsets[:, 0], offsets[:, 1])
+    ids = np.array(encoding.ids, dtype=np.int32)
+    flat = np.fromiter(chain.from_iterable(encoding.offsets), dtype=np.int32, count=2 * len(ids))
+    return Encoded(ids, flat[::2], flat[1::2])
 
 
 def _rebuilt(backend: Tokenizer, *, keep_added_tokens: bool) -> Tokenizer:
