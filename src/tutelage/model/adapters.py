@@ -28,6 +28,7 @@ from transformers.pytorch_utils import Conv1D
 from tutelage.config.schema import LoraConfig
 from tutelage.errors import ModelError
 from tutelage.model.locate import nearest
+from tutelage.model.lora_linear import fuse_lora_layers
 
 ALL_LINEAR = "all-linear"
 
@@ -58,28 +59,35 @@ def add_lora(model: PreTrainedModel, cfg: LoraConfig, *, seed: int = 0, new_ids:
     try:
         with torch.random.fork_rng(devices=[]), _peft_warnings_off():
             torch.manual_seed(seed)
-            return get_peft_model(model, peft_config)
+            adapted = get_peft_model(model, peft_config)
     except ValueError as error:
         raise ModelError(
             f"peft cannot adapt {type(model).__name__} so: {str(error).strip().splitlines()[0]}",
             mend=f"choose other train.lora.targets, from {', '.join(linear_modules(model))}",
         ) from error
+    fuse_lora_layers(adapted)
+    return adapted
 
 
 def load_adapter(model: PreTrainedModel, folder: Path, *, trainable: bool = False) -> PeftModel:
     """Put the adapter of `folder` on its base `model`, which is first grown to the adapter's vocabulary.
+
+    Only a `trainable` one runs through the fused layers of `lora_linear.py`; any other through peft's own.
 
     Raises: ModelError when the adapter does not fit the model.
     """
     _grow(model, _vocabulary_rows(folder))
     try:
         with _peft_warnings_off():
-            return PeftModel.from_pretrained(model, str(folder), is_trainable=trainable, local_files_only=True)
+            adapted = PeftModel.from_pretrained(model, str(folder), is_trainable=trainable, local_files_only=True)
     except (ValueError, RuntimeError, KeyError, TypeError, OSError, SafetensorError) as error:
         raise ModelError(
             f"the adapter {folder} does not fit its base model: {str(error).strip().splitlines()[0]}",
             mend="check base_model_name_or_path in its adapter_config.json",
         ) from error
+    if trainable:
+        fuse_lora_layers(adapted)
+    return adapted
 
 
 def merge_adapter(model: PeftModel) -> PreTrainedModel:

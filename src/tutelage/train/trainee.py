@@ -97,6 +97,8 @@ def make_trainee(
             model = add_lora(model, config.train.lora, seed=config.train.seed, new_ids=new_ids)
     model = model.to(device)
     if config.train.gradient_checkpointing:
-        # Frozen embeddings would cut the graph of a re-entrant checkpoint; the other kind needs no such trick.
+        # transformers lets the embeddings' output require a gradient, for re-entrant checkpoints, which frozen embeddings would
+        # cut off; this kind needs none, and below the first adapter nothing should take part in the backward pass.
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        model.disable_input_require_grads()
     return Trainee(model.train(), attention, (source.base or source).folder, source.commit)
