@@ -57,6 +57,8 @@ _SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
     "phi3": ("phi3", _LLAMA_LIKE),
     "olmo2": ("olmo2", _LLAMA_LIKE),
     "smollm3": ("smollm3", _LLAMA_LIKE),
+    "granite": ("granite", {**_LLAMA_LIKE, "logits_scaling": 0.75}),
+    "cohere": ("cohere", {**_LLAMA_LIKE, "logit_scale": 1.5}),
     "mamba": ("mamba", {"hidden_size": 32, "state_size": 4, "num_hidden_layers": 2, "expand": 2}),
 }
 FAMILIES = tuple(name for name in _SETTINGS if name != "mamba")  # attention models; `mamba` cannot be isolated

@@ -1,8 +1,9 @@
 """The one door from a batch to its losses: logits and cross-entropy at the supervised positions only.
 
 Most tokens of an instruction example carry no loss, and their logits, a vocabulary wide, would be most of the memory of a
-step. Here the hidden states are gathered just before the output embedding, so they are never made; whatever the model's own
-forward pass does to logits afterwards (soft-capping, scaling) still happens. Training and evaluation use the same door.
+step. Here the hidden states are gathered just before the output embedding, so they are never made. Where that embedding is a
+plain linear layer, and what the model does to logits after it is understood (nothing, scaling, soft-capping), the other
+logits exist a chunk at a time as well; else the model makes them itself. Training and evaluation use the same door.
 """
 
 from __future__ import annotations
@@ -11,37 +12,36 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
 
 from tutelage.model.attention import document_attention, forward_arguments, unwrapped
+from tutelage.model.cross_entropy import Head, LogitMap, cross_entropy, linear_cross_entropy
 from tutelage.pack.batch import Batch
 
-# B rows, T tokens, S supervised tokens, V vocabulary, C rows of one chunk
+# B rows, T tokens, S supervised tokens, H hidden size, V vocabulary
 
-# Probabilities that exist at a time. On a CPU larger blocks come from the kernel anew each time, and cost page faults.
-CHUNK_VALUES_CPU = 2**22
-CHUNK_VALUES_GPU = 2**26
+# What follows the head of a model, once its forward pass has shown it; None where it is not understood.
+_after_head: WeakKeyDictionary[nn.Module, LogitMap | None] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True, eq=False)
 class TokenLosses:
     """What each supervised token cost.
 
-    Shapes: all [S]. `loss` is the negative log likelihood in nats (fp32 or fp64, differentiable), `weight` its loss weight,
-    `correct` whether the target was the likeliest token, `document` the document's number within the batch.
+    `weighted_sum` [] is the sum of weight times loss, to be divided by the weight of the whole step, not of this batch; it can
+    be differentiated, once, and nothing else here can.
+    Shapes of the others: [S]. `loss` is the negative log likelihood in nats (fp32 or fp64), `weight` its loss weight, `correct`
+    whether no token was likelier than the target, `document` the document's number within the batch.
     """
 
+    weighted_sum: torch.Tensor
     loss: torch.Tensor
     weight: torch.Tensor
     correct: torch.Tensor
     document: torch.Tensor
-
-    @property
-    def weighted_sum(self) -> torch.Tensor:
-        """Sum of weight times loss; divide by the weight of the whole step, not of this batch."""
-        return (self.loss * self.weight).sum()
 
 
 @dataclass(frozen=True)
@@ -64,12 +64,18 @@ class LossSums:
 
 def supervised_losses(model: nn.Module, batch: Batch) -> TokenLosses:
     """Run the model on a batch and return the loss of every supervised token."""
-    logits_SV = supervised_logits(model, batch)
     targets_S = batch.targets.flatten()[batch.supervised]
-    loss_S, correct_S = _cross_entropy(logits_SV, targets_S)
+    weight_S = batch.weights.flatten()[batch.supervised]
+    seen = _hidden_states_and_head(model, batch)
+    if seen is not None:
+        weighted_sum, loss_S, correct_S = linear_cross_entropy(*seen, targets_S, weight_S)
+    else:
+        loss_S, correct_S = cross_entropy(supervised_logits(model, batch), targets_S)
+        weighted_sum = (loss_S * weight_S).sum()
     return TokenLosses(
-        loss=loss_S,
-        weight=batch.weights.flatten()[batch.supervised].to(loss_S.dtype),
+        weighted_sum=weighted_sum,
+        loss=loss_S.detach(),
+        weight=weight_S.to(loss_S.dtype),
         correct=correct_S,
         document=batch.supervised_document,
     )
@@ -104,46 +110,83 @@ def _gather_before_head(model: nn.Module, supervised: torch.Tensor) -> Iterator[
         handle.remove()
 
 
-def _cross_entropy(logits_SV: torch.Tensor, targets_S: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the negative log likelihood [S] of the targets and whether each was the likeliest token."""
-    loss_S, correct_S = _ChunkedCrossEntropy.apply(logits_SV, targets_S)  # type: ignore[no-untyped-call]
-    return loss_S, correct_S
+def _hidden_states_and_head(model: nn.Module, batch: Batch) -> tuple[torch.Tensor, Head] | None:
+    """Run the model up to its head and return the hidden states [S, H] that would enter it, and the head.
 
-
-class _ChunkedCrossEntropy(torch.autograd.Function):
-    """Cross-entropy of rows, computed in at least fp32, a chunk of rows at a time.
-
-    Only the logits themselves, in the model's precision, are kept for the backward pass: the fp32 probabilities of one
-    chunk exist at a time, in both directions.
+    In place of logits the head gives out known numbers, and the first time, what the model makes of them shows what follows
+    its head. None where that is unknown, or the head more than a linear layer; the random state is then as it was.
     """
-
-    @staticmethod
-    def forward(ctx: Any, logits_SV: torch.Tensor, targets_S: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        exact = torch.promote_types(logits_SV.dtype, torch.float32)
-        loss_S = torch.empty(len(targets_S), dtype=exact, device=logits_SV.device)
-        correct_S = torch.empty(len(targets_S), dtype=torch.bool, device=logits_SV.device)
-        for rows in _chunks(logits_SV):
-            target_C = targets_S[rows]
-            correct_S[rows] = logits_SV[rows].argmax(dim=-1) == target_C
-            loss_S[rows] = -logits_SV[rows].log_softmax(dim=-1, dtype=exact).gather(1, target_C[:, None])[:, 0]
-        ctx.save_for_backward(logits_SV, targets_S)
-        ctx.mark_non_differentiable(correct_S)
-        return loss_S, correct_S
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Any) -> tuple[torch.Tensor, None]:
-        logits_SV, targets_S = ctx.saved_tensors
-        grad_S = gradients[0]
-        grad_SV = torch.empty_like(logits_SV)
-        for rows in _chunks(logits_SV):
-            chunk_CV = logits_SV[rows].softmax(dim=-1, dtype=grad_S.dtype)
-            chunk_CV.scatter_add_(1, targets_S[rows, None], -torch.ones_like(grad_S[rows, None]))
-            grad_SV[rows] = chunk_CV.mul_(grad_S[rows, None])
-        return grad_SV, None
+    head: Any = unwrapped(model).get_output_embeddings()
+    if not _is_plain(head) or _after_head.get(head, LogitMap()) is None:
+        return None
+    random_states = _random_states(batch.device)
+    known = _known_logits(head)
+    with document_attention(batch), _instead_of_head(head, known) as hidden:
+        shown = model(**forward_arguments(model, batch)).logits
+    if head not in _after_head:
+        _after_head[head] = _recognise(known, shown) if len(hidden) == 1 else None
+    after = _after_head[head]
+    if after is None:
+        _restore_random_states(random_states, batch.device)
+        return None
+    return hidden[0].reshape(-1, hidden[0].shape[-1])[batch.supervised], Head(head.weight, head.bias, after)
 
 
-def _chunks(logits_SV: torch.Tensor) -> list[slice]:
-    S, V = logits_SV.shape
-    values = CHUNK_VALUES_CPU if logits_SV.device.type == "cpu" else CHUNK_VALUES_GPU
-    rows = max(1, values // V)
-    return [slice(start, start + rows) for start in range(0, S, rows)]
+@contextmanager
+def _instead_of_head(head: nn.Module, logits: torch.Tensor) -> Iterator[list[torch.Tensor]]:
+    """Let the head give out `logits` without computing anything, and collect the hidden states that come in."""
+    hidden: list[torch.Tensor] = []
+
+    def instead(states: torch.Tensor) -> torch.Tensor:
+        hidden.append(states)
+        return logits
+
+    vars(head)["forward"] = instead
+    try:
+        yield hidden
+    finally:
+        del vars(head)["forward"]
+
+
+def _is_plain(head: nn.Module | None) -> bool:
+    """Whether `head` is a linear layer and nothing more: not wrapped, quantised, sharded or watched by hooks."""
+    if type(head) is not nn.Linear or "forward" in vars(head):
+        return False
+    hooks = (head._forward_hooks, head._forward_pre_hooks, head._backward_hooks, head._backward_pre_hooks)
+    return not any(hooks) and type(head.weight) is nn.Parameter and type(head.bias) in (nn.Parameter, type(None))
+
+
+def _known_logits(head: nn.Linear) -> torch.Tensor:
+    """Return logits [1, 3, V] that tell a scale (all 1), a cap (all far beyond it) and any exception (a ramp) apart.
+
+    In fp64 wherever the device has it, so that a scale is found exactly whatever the precision of the model.
+    """
+    device = head.weight.device
+    dtype = torch.float32 if device.type == "mps" else torch.float64
+    known = torch.linspace(-40.0, 40.0, head.out_features, dtype=dtype, device=device).repeat(1, 3, 1)
+    known[:, 0], known[:, 1] = 1.0, 2.0**14
+    return known
+
+
+def _recognise(known: torch.Tensor, shown: torch.Tensor) -> LogitMap | None:
+    """Return the map that makes `shown` of the `known` logits, None where it is neither a scale nor a soft cap."""
+    if known.shape != shown.shape:
+        return None
+    scale, cap = shown[0, 0, 0].item(), shown[0, 1, 0].item()
+    for candidate in (LogitMap(scale=scale), LogitMap(cap=cap)):
+        expected = known.clone()
+        candidate.apply_(expected)
+        if scale > 0 and torch.allclose(expected, shown.to(expected.dtype), rtol=1e-5, atol=1e-5 * scale):
+            return candidate
+    return None
+
+
+def _random_states(device: torch.device) -> tuple[torch.Tensor, torch.Tensor | None]:
+    on_device = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+    return torch.get_rng_state(), on_device
+
+
+def _restore_random_states(states: tuple[torch.Tensor, torch.Tensor | None], device: torch.device) -> None:
+    torch.set_rng_state(states[0])
+    if states[1] is not None:
+        torch.cuda.set_rng_state(states[1], device)

@@ -211,10 +211,10 @@ def _outcomes(model: nn.Module, batch: Batch) -> Iterator[tuple[int, _Outcome]]:
     batch = batch.to(next(model.parameters()).device)
     with _embeddings(model) as seen:
         losses = supervised_losses(model, batch)
-    gradient_BTH = _gradient(losses.weighted_sum, seen[0])
+    gradient_BTH = _gradient(losses.weighted_sum, seen[-1])  # a model that is new may have run twice
     rows = gradient_BTH if batch.layout is Layout.PADDED else torch.split(gradient_BTH[0], list(batch.lengths))
     for number, key in enumerate(batch.document_keys.tolist()):
-        mine = losses.loss.detach()[losses.document == number]
+        mine = losses.loss[losses.document == number]
         yield key, _Outcome(mine, rows[number][: batch.lengths[number]], losses.loss.dtype)
 
 

@@ -50,7 +50,7 @@ class SourceSums:
         device = self._table.device
         source_D = torch.tensor([self.sources.index(name) for name in batch.document_sources]).to(device)
         weight_S = losses.weight.double()
-        rows = [losses.loss.detach().double() * weight_S, weight_S, losses.correct.double(), torch.ones_like(weight_S)]
+        rows = [losses.loss.double() * weight_S, weight_S, losses.correct.double(), torch.ones_like(weight_S)]
         self._table[:4].index_add_(1, source_D[losses.document], torch.stack(rows))
         read = torch.tensor([batch.lengths, [1] * batch.num_documents], dtype=torch.float64)
         self._table[4:].index_add_(1, source_D, read.to(device))
