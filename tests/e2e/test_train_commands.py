@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from tiny import tiny_config, tiny_folder, tiny_tokenizer
 from tutelage.cli.edge import guard
@@ -144,6 +145,28 @@ def test_lora_leaves_an_adapter_that_peft_loads(place: Path, tmp_path: Path) -> 
     assert (run / "final" / "adapter_config.json").is_file() and not (run / "final" / "model.safetensors").exists()
     model = AutoPeftModelForCausalLM.from_pretrained(run / "final")
     assert torch.isfinite(model(torch.tensor([[3, 4, 5]])).logits).all()
+
+
+def test_lora_in_bf16_keeps_half_size_matrices_and_merges_into_the_base_as_it_is_stored(
+    place: Path, tmp_path: Path
+) -> None:
+    run, merged = tmp_path / "run", tmp_path / "merged"
+    words = ["train.method=lora", "train.lora.rank=4", "train.learning_rate=2e-2"]
+    assert tutelage(sft(place, run, *words, "train.precision=bf16")) == 0
+    assert losses(run)[-1] < 0.8 * losses(run)[0]
+    assert jsonl.read(run / "samples.jsonl")
+    plain = tmp_path / "plain"
+    assert tutelage(sft(place, plain, *words, "train.precision=fp32", "train.max_steps=1", "sample.count=0")) == 0
+    weights = [json.loads((folder / "plan.json").read_text())["memory_bytes"]["weights"] for folder in (run, plain)]
+    assert weights[0] < 0.85 * weights[1]
+    assert tutelage(["merge", str(run), str(merged)]) == 0
+    base, whole = (load_file(folder / "model.safetensors") for folder in (place / "llama", merged))
+    adapter = load_file(run / "final" / "adapter_model.safetensors")
+    name = "model.layers.0.mlp.up_proj"
+    a_RI, b_OR = (adapter[f"base_model.model.{name}.lora_{side}.weight"] for side in "AB")
+    assert a_RI.dtype == torch.float32
+    # alpha is 32 and the rank 4; a base rounded to bf16 on the way would be off by a part in 256
+    assert torch.allclose(whole[f"{name}.weight"], base[f"{name}.weight"] + 32 / 4 * b_OR @ a_RI, rtol=1e-5, atol=1e-6)
 
 
 def test_an_adapter_is_not_tuned_in_full(place: Path, tmp_path: Path, capsys: Any) -> None:

@@ -88,7 +88,8 @@ def _train(scene: Scene, journal: Journal, narrator: Narrator, generate: Generat
         if not scene.prompts or not journal.writes:
             return ()
         limit = scene.config.sample.max_new_tokens
-        samples = write_samples(model, scene.prompts, generate, prepared.renderer, step=step, max_new_tokens=limit)
+        with settings.autocast():
+            samples = write_samples(model, scene.prompts, generate, prepared.renderer, step=step, max_new_tokens=limit)
         journal.samples(samples)
         narrator.samples(samples)
         return tuple(samples)

@@ -11,6 +11,7 @@ from tutelage.model.adapters import add_lora
 from tutelage.model.attention import choose_attention
 from tutelage.model.load import build_from_config, read_config
 from tutelage.model.locate import locate_model
+from tutelage.model.lora_linear import narrow_frozen_matrices
 from tutelage.train.describe import describe_plan, estimate_memory
 from tutelage.train.environment import choose_device
 from tutelage.train.plan import plan_run
@@ -30,10 +31,12 @@ def preview(config: Config) -> dict[str, Any]:
     with torch.device("meta"):
         model: torch.nn.Module = build_from_config(architecture, seed=config.train.seed)
         require_room(model, max(map(len, (*prepared.documents, *prepared.held_out))))
+        if arithmetic.precision is Precision.BF16_PURE:
+            model = model.to(torch.bfloat16)
         if config.train.method is Method.LORA:
             model = add_lora(model, config.train.lora)
-    if arithmetic.precision is Precision.BF16_PURE:
-        model = model.to(torch.bfloat16)
+    if arithmetic.precision is Precision.BF16:
+        narrow_frozen_matrices(model, torch.bfloat16)
     parameters = list(model.parameters())
     return {
         **describe_plan(prepared, plan, config),

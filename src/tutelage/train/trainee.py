@@ -14,6 +14,7 @@ from tutelage.model.adapters import add_lora, is_adapted
 from tutelage.model.attention import AttentionChoice, choose_attention, register_attention
 from tutelage.model.load import build_from_config, grow_embeddings, load_model, read_config, set_dropout
 from tutelage.model.locate import locate_model
+from tutelage.model.lora_linear import narrow_frozen_matrices
 
 
 class Start(StrEnum):
@@ -70,7 +71,8 @@ def make_trainee(
     """Load or make the model of `config` and get it ready to train.
 
     `new_ids` are the tokens that the chat template brought: they get embedding rows of their own.
-    Weights are fp32 (the master weights; autocast casts them where it pays), unless `precision` is `bf16_pure`.
+    Weights are fp32 (the master weights; autocast casts them where it pays), unless `precision` is `bf16_pure`. Under `bf16` the
+    frozen matrices below adapters, which need no master, are bf16: such a model runs under autocast only.
 
     Raises:
         ConfigError: full fine-tuning is asked of an adapter.
@@ -95,6 +97,8 @@ def make_trainee(
         grow_embeddings(model, new_ids, seed=config.train.seed)
         if config.train.method is Method.LORA:
             model = add_lora(model, config.train.lora, seed=config.train.seed, new_ids=new_ids)
+    if precision is Precision.BF16:
+        narrow_frozen_matrices(model, torch.bfloat16)
     model = model.to(device)
     if config.train.gradient_checkpointing:
         # transformers lets the embeddings' output require a gradient, for re-entrant checkpoints, which frozen embeddings would

@@ -12,6 +12,7 @@ from torch import Tensor
 from tiny import tiny_folder
 from tutelage.config.schema import Config, Precision
 from tutelage.model.adapters import trainable_parameters
+from tutelage.model.lora_linear import narrow_frozen_matrices
 from tutelage.train.trainee import Start, Trainee, make_trainee
 
 IDS = torch.tensor([[5, 9, 200, 33, 7], [8, 3, 60, 61, 2]])
@@ -67,3 +68,33 @@ def test_checkpointing_changes_no_gradient_of_an_adapter(tmp_path: Path) -> None
     ):
         assert want.grad is not None
         assert torch.equal(got.grad, want.grad), name
+
+
+@pytest.mark.parametrize("lora", [{}, {"dropout": 0.3}, {"dora": True}, {"targets": ["q_proj", "lm_head"]}], ids=str)
+def test_under_bf16_frozen_matrices_are_bf16_and_nothing_that_is_computed_changes(
+    tmp_path: Path, lora: dict[str, Any]
+) -> None:
+    want = lora_trainee(tmp_path / "model", lora={"rank": 4, **lora})
+    got = lora_trainee(tmp_path / "model", precision=Precision.BF16, lora={"rank": 4, **lora})
+    narrow = {name for name, p in got.model.named_parameters() if p.dtype == torch.bfloat16}
+    adapted = {name for name, _ in got.model.named_parameters() if ".base_layer." in name}
+    assert narrow == (set() if "dora" in lora else adapted)
+    assert all(p.dtype == torch.float32 for _, p in trainable_parameters(got.model))
+    losses = []
+    for trainee in (want, got):
+        torch.manual_seed(0)
+        with torch.autocast("cpu", torch.bfloat16):
+            losses.append(run_backward(trainee)[0])
+    assert torch.equal(*losses)
+    for (name, p), (_, q) in zip(trainable_parameters(want.model), trainable_parameters(got.model), strict=True):
+        assert p.grad is not None
+        assert torch.equal(q.grad, p.grad), name
+
+
+def test_a_matrix_that_the_embedding_reads_too_is_not_narrowed(tmp_path: Path) -> None:
+    tiny_folder(tmp_path / "model", "llama_tied")
+    trainee = lora_trainee(tmp_path / "model", lora={"rank": 4, "targets": ["q_proj", "lm_head"]})
+    narrow_frozen_matrices(trainee.model, torch.bfloat16)
+    narrow = {name.split(".")[-3] for name, p in trainee.model.named_parameters() if p.dtype == torch.bfloat16}
+    assert narrow == {"q_proj"}
+    assert trainee.model.get_input_embeddings().weight.dtype == torch.float32  # type: ignore[operator]
