@@ -125,6 +125,21 @@ def test_full_fine_tuning_leaves_a_plain_model_and_a_whole_run(place: Path, tmp_
     assert tokenizer.decode(ids).startswith("The ") and tokenizer.decode(ids).endswith("<|im_end|>")
 
 
+def test_a_run_on_documents_from_the_cache_is_the_same_run(place: Path, tmp_path: Path, capsys: Any) -> None:
+    printed = {}
+    for name in ("anew", "kept"):
+        words = sft(place, tmp_path / name, "train.max_steps=3", f"data.cache={tmp_path / 'cache'}")
+        assert tutelage(words) == 0
+        printed[name] = " ".join(capsys.readouterr().err.split())
+    assert "made anew" in printed["anew"] and "from the cache" not in printed["anew"]
+    assert "prepared documents: from the cache" in printed["kept"] and "48 documents" in printed["kept"]
+    files = ("ledger.json", "plan.json", "masks.json", "samples.jsonl", "final/model.safetensors")
+    for file in files:
+        assert (tmp_path / "kept" / file).read_bytes() == (tmp_path / "anew" / file).read_bytes(), file
+    quarantines = [tmp_path / name / "quarantine.jsonl" for name in ("anew", "kept")]
+    assert quarantines[0].read_bytes() == quarantines[1].read_bytes()
+
+
 def test_samples_show_the_same_prompts_before_and_after(place: Path, tmp_path: Path, capsys: Any) -> None:
     assert tutelage(sft(place, tmp_path / "run", 'sample.prompts=["Who is number 3?"]', "train.max_steps=2")) == 0
     samples = jsonl.read(tmp_path / "run" / "samples.jsonl")

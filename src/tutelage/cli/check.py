@@ -137,6 +137,8 @@ def _print_findings(
     prepared: Prepared, problems: Sequence[TutelageError], warnings: Sequence[str], probes: Sequence[dict[str, Any]]
 ) -> None:
     show = output().print
+    for line in prepared.news:
+        show(f"[quiet]{escape(line)}[/]")
     show(prepared.ledger.table())
     for account in prepared.ledger.sources.values():
         show(f"{escape(account.name)} read as {escape(account.taken_as or account.kind)}")

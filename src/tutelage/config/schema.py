@@ -179,6 +179,9 @@ class DataConfig(Section):
     """Whether tool calls of trained turns carry loss."""
     control_strings: ControlStrings = ControlStrings.TEXT
     """Control tokens typed into message text: keep them as `text`, or `refuse` the row."""
+    cache: str | None = "auto"
+    """Folder that keeps prepared documents, so that the next run with the same data starts at once; `auto` is tutelage in
+    XDG_CACHE_HOME, or ~/.cache/tutelage; `off` or null prepares anew each time."""
 
 
 class LoraConfig(Section):

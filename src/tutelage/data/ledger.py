@@ -7,7 +7,7 @@ dropped row stands in the quarantine with its place and cause. `check_balanced` 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -84,6 +84,17 @@ class Ledger:
         self.sources: dict[str, SourceAccount] = {}
         self.quarantine: list[QuarantineEntry] = []
         self._dropped_later: set[tuple[str, str, int]] = set()
+
+    @classmethod
+    def from_books(cls, sources: Mapping[str, Any], quarantine: Iterable[Mapping[str, Any]]) -> Ledger:
+        """Return the ledger whose `to_json()["sources"]` and quarantine entries, as mappings, these are."""
+        ledger = cls()
+        for name, books in sources.items():
+            account = SourceAccount(name, **{**books, "dropped": Counter(books["dropped"])})
+            account.tokens = {stage: TokenCount(**count) for stage, count in books["tokens"].items()}
+            ledger.sources[name] = account
+        ledger.quarantine = [QuarantineEntry(**entry) for entry in quarantine]
+        return ledger
 
     def open_source(self, name: str, *, path: str = "", kind: str = "", taken_as: str = "") -> SourceAccount:
         """Open an account; a name that is taken gets a number, so that two sources never share one."""

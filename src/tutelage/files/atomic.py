@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -77,9 +78,14 @@ def new_folder(path: str | Path) -> Iterator[Path]:
     sync_folder(path.parent)
 
 
-def remove_staging(folder: str | Path) -> list[str]:
-    """Remove what killed writers left in `folder`, and return the names. Only for whoever holds the folder's lock."""
-    leftovers = sorted(Path(folder).glob(f"{STAGING_PREFIX}*"))
+def remove_staging(folder: str | Path, *, older_than_seconds: float = 0.0) -> list[str]:
+    """Remove what killed writers left in `folder`, and return the names.
+
+    Whoever holds the folder's lock may remove all; others only what is older than any write lasts.
+    """
+    newest = time.time() - older_than_seconds
+    found = sorted(Path(folder).glob(f"{STAGING_PREFIX}*"))
+    leftovers = [path for path in found if not older_than_seconds or path.lstat().st_mtime < newest]
     for leftover in leftovers:
         if leftover.is_dir() and not leftover.is_symlink():
             shutil.rmtree(leftover)
@@ -95,6 +101,15 @@ def remove_folder(path: str | Path) -> None:
     path.rename(doomed)
     sync_folder(path.parent)
     shutil.rmtree(doomed)
+
+
+def set_aside(path: str | Path) -> Path:
+    """Give a damaged folder another name beside its own, for a person to look at, and return it."""
+    path = Path(path)
+    place = path.with_name(f"damaged-{path.name}-{secrets.token_hex(4)}")
+    path.rename(place)
+    sync_folder(path.parent)
+    return place
 
 
 def sync_folder(folder: str | Path) -> None:

@@ -8,8 +8,7 @@ Each row that does not get through is dropped through the ledger, for a named re
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TypeAlias
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -28,11 +27,12 @@ from tutelage.data.sources import judge, read_source
 from tutelage.data.split import is_held_out
 from tutelage.errors import ConfigError
 from tutelage.model.locate import locate_model
+from tutelage.train import cache
+from tutelage.train.shards import Gathered, Trainable
 
 CONTRACT_CONVERSATIONS = 64
 PROGRESS_RECORDS = 256
-
-Trainable: TypeAlias = Conversation | Document
+SHOWN_RECORDS = 256
 
 Progress = Callable[[str, int, int], None]
 """Called as (what is being done, how much is done, how much there is)."""
@@ -44,6 +44,8 @@ class Prepared:
 
     `documents` are concatenated source after source, in the order in which `mixture` numbers them.
     `contract` is None when there is no conversation among the records, so that no template is in use.
+    `records` and `held_out_records` are the first `SHOWN_RECORDS` of either side, for prompts to show the model at work.
+    `news` says where the documents came from, in lines for people.
     """
 
     documents: tuple[Rendered, ...]
@@ -55,6 +57,7 @@ class Prepared:
     renderer: Renderer
     records: tuple[Trainable, ...]
     held_out_records: tuple[Trainable, ...]
+    news: tuple[str, ...] = ()
 
     @property
     def tokenizer(self) -> ChatTokenizer:
@@ -72,6 +75,8 @@ def prepare(
 ) -> Prepared:
     """Read, split, render, fit and check everything that `config` names, without loading a model.
 
+    What was prepared before, of the same files with the same settings, comes from the cache (see `cache`); nothing but
+    `news` differs. A `renderer` of the caller's own goes without the cache.
     `lenient` goes on past faulty rows, rows too long and a broken contract, which then stand in the ledger and in the
     contract's report: for `tutelage check`, which tells them all.
 
@@ -79,49 +84,81 @@ def prepare(
         DataError: unusable rows beyond `data.max_bad_fraction`, or a row too long under the policy `error`.
         TemplateError: the render contract is broken, or there is no template for the conversations.
     """
-    tell = progress or (lambda what, done, count: None)
     if lenient:
         config = _without_limits(config)
-    renderer = renderer or build_renderer(config)
+    own = renderer or build_renderer(config)
+    tell = progress or (lambda what, done, count: None)
+    entry, news = cache.find_entry(config, own) if renderer is None else (None, [])
+    found = None
+    if entry is not None:
+        found, said = cache.load(entry, config)
+        news += said
+    came = "made anew" if found is None else f"from the cache (data.cache={config.data.cache})"
+    if found is None:
+        found = _gather(config, own, tell, lenient=lenient)
+        news += cache.store(entry, found) if entry is not None else []
+    news.append(f"prepared documents: {came}, {len(found.documents) + len(found.held_out):,} documents")
+    return _prepared(found, config, own, tuple(news))
+
+
+def _prepared(found: Gathered, config: Config, renderer: Renderer, news: tuple[str, ...]) -> Prepared:
+    names = tuple(found.ledger.sources)
+    by_source: dict[str, list[Rendered]] = {name: [] for name in names}
+    for document in found.documents:
+        by_source[document.source].append(document)
+    settings = zip(names, config.data.train, strict=False)  # held-out sources come behind those to train on
+    mixture = Mixture(
+        [_mixture_source(name, by_source[name], source) for name, source in settings], seed=config.train.seed
+    )
+    return Prepared(
+        documents=found.documents,
+        held_out=found.held_out,
+        sources=names,
+        mixture=mixture,
+        ledger=found.ledger,
+        contract=found.contract,
+        renderer=renderer,
+        records=found.records,
+        held_out_records=found.held_out_records,
+        news=news,
+    )
+
+
+def _gather(config: Config, renderer: Renderer, tell: Progress, *, lenient: bool) -> Gathered:
+    """Read, split, render, fit and check."""
     ledger = Ledger()
     train: list[Trainable] = []
     held_out: list[Trainable] = []
-    settings: list[tuple[str, SourceConfig]] = []
     for number, source in enumerate(config.data.train):
         tell("reading", number, len(config.data.train))
-        name, records = _read(source, ledger, config)
-        settings.append((name, source))
-        for record in records:
+        for record in _read(source, ledger, config):
             away = is_held_out(record, config.data.held_out_fraction, seed=config.train.seed)
             (held_out if away else train).append(record)
     tell("reading", len(config.data.train), len(config.data.train))
     for source in config.data.held_out:
-        held_out += _read(source, ledger, config)[1]
+        held_out += _read(source, ledger, config)
     contract = _contract(renderer, [*train, *held_out])
     if contract is not None and not lenient:
         contract.raise_if_broken()
 
-    documents = _render(renderer, train, config, ledger, "train", tell)
-    held_out_documents = _render(renderer, held_out, config, ledger, "held_out", tell)
+    documents, oversized = _render(renderer, train, config, ledger, "train", tell)
+    held_out_documents, held_out_oversized = _render(renderer, held_out, config, ledger, "held_out", tell)
     ledger.check_balanced()
     for account in ledger.sources.values():
         judge(account, ledger, config.data.max_bad_fraction)  # now with the rows that the template refused
-    by_source = [[d for d in documents if d.source == name] for name, _ in settings]
-    mixture = Mixture(
-        [_mixture_source(name, own, source) for (name, source), own in zip(settings, by_source, strict=True)],
-        seed=config.train.seed,
-    )
-    return Prepared(
-        documents=tuple(document for own in by_source for document in own),
+    return Gathered(
+        documents=tuple(documents),
         held_out=tuple(held_out_documents),
-        sources=tuple(ledger.sources),
-        mixture=mixture,
         ledger=ledger,
         contract=contract,
-        renderer=renderer,
-        records=tuple(train),
-        held_out_records=tuple(held_out),
+        records=_shown(train),
+        held_out_records=_shown(held_out),
+        oversized=oversized + held_out_oversized,
     )
+
+
+def _shown(records: Sequence[Trainable]) -> tuple[Trainable, ...]:
+    return tuple(replace(record, metadata={}) for record in records[:SHOWN_RECORDS])
 
 
 def build_renderer(config: Config) -> Renderer:
@@ -149,17 +186,16 @@ def _without_limits(config: Config) -> Config:
     )
 
 
-def _read(source: SourceConfig, ledger: Ledger, config: Config) -> tuple[str, list[Trainable]]:
-    """Return the source's unique name and its records."""
+def _read(source: SourceConfig, ledger: Ledger, config: Config) -> list[Trainable]:
     records = read_source(source, ledger, max_bad_fraction=config.data.max_bad_fraction)
-    name = list(ledger.sources)[-1]
     trainable = [record for record in records if not isinstance(record, PreferencePair)]
     if len(trainable) < len(records):
+        name = list(ledger.sources)[-1]
         raise ConfigError(
             f"source {name!r} holds preference pairs, which supervised fine-tuning cannot use",
             mend="map its columns to train on the chosen answers: kind: prompt_completion, columns: {completion: chosen}",
         )
-    return name, trainable
+    return trainable
 
 
 def _contract(renderer: Renderer, records: Sequence[Trainable]) -> ContractReport | None:
@@ -184,9 +220,11 @@ def _mixture_source(name: str, documents: Sequence[Rendered], source: SourceConf
 
 def _render(
     renderer: Renderer, records: Sequence[Trainable], config: Config, ledger: Ledger, stage: str, tell: Progress
-) -> list[Rendered]:
-    """Return the documents of `records` that can be learned from, and book what became of each record's tokens."""
+) -> tuple[list[Rendered], int]:
+    """Return the documents of `records` that can be learned from, and how many were too long for `data.max_tokens`;
+    book what became of each record's tokens."""
     documents: list[Rendered] = []
+    oversized = 0
     for number, (record, result) in enumerate(zip(records, renderer.render_many(records), strict=True)):
         if number % PROGRESS_RECORDS == 0:
             tell(f"rendering {stage.replace('_', ' ')}", number, len(records))
@@ -196,6 +234,7 @@ def _render(
         if isinstance(record, Document):
             fitted = result = [window for text in result for window in windows(text, config.data.max_tokens)]
         else:
+            oversized += sum(len(document) > config.data.max_tokens for document in result)
             fitted = fit(record, result, config.data.max_tokens, config.data.too_long, renderer, ledger)
         kept = [document for document in fitted if document.supervised_tokens]
         if fitted and not kept:
@@ -203,7 +242,7 @@ def _render(
         _book(ledger, record.source, result, kept, stage)
         documents += kept
     tell(f"rendering {stage.replace('_', ' ')}", len(records), len(records))
-    return documents
+    return documents, oversized
 
 
 def _book(ledger: Ledger, source: str, rendered: Sequence[Rendered], kept: Sequence[Rendered], stage: str) -> None:

@@ -14,11 +14,12 @@ from tutelage.train.narrate import Narrator
 
 
 def config_fingerprint(config: Config) -> str:
-    """Hash what the weights depend on: not where the run is kept, how often it is saved, or what it runs on."""
+    """Hash what the weights depend on: not where things are kept, how often it is saved, or what it runs on."""
     train = config.train.model_dump(
         mode="json", exclude={"checkpoint_every_steps", "keep_checkpoints", "device", "threads"}
     )
-    return content_hash([config.model.model_dump(mode="json"), config.data.model_dump(mode="json"), train])
+    data = config.data.model_dump(mode="json", exclude={"cache"})
+    return content_hash([config.model.model_dump(mode="json"), data, train])
 
 
 def resume_from(

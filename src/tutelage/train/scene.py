@@ -68,6 +68,8 @@ def set_scene(resolved: Resolved, journal: Journal, narrator: Narrator, *, start
     journal.write(run.environment, describe_environment(device))
 
     prepared = prepare(config, progress=narrator.preparing)
+    for line in prepared.news:
+        narrator.say(line)
     journal.write_ledger(prepared.ledger)
     plan = plan_run(prepared.documents, prepared.mixture, config)
     fingerprint = plan.fingerprint(prepared.documents)

@@ -101,7 +101,7 @@ def test_progress_is_told_to_the_end(place: Path) -> None:
     config = Config.model_validate(
         {
             "model": {"path": str(place / "tokenizer")},
-            "data": {"train": [{"path": str(place / "texts.jsonl")}], "max_tokens": 64},
+            "data": {"train": [{"path": str(place / "texts.jsonl")}], "max_tokens": 64, "cache": None},
         }
     )
     prepare(config, progress=lambda what, done, count: told.append((what, done, count)))
