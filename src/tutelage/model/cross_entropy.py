@@ -1,13 +1,14 @@
 """Cross-entropy a chunk of tokens at a time, with the output embedding inside or from logits that exist already.
 
-With the output embedding inside, the logits of all tokens never exist. What backward needs of a softmax cross-entropy is known as soon as the logits are: softmax minus one-hot, times the token's
-weight. So each chunk's logits turn into that in place, into the gradients of hidden states and of the head, and make room for
-the next chunk's; backward only multiplies by the scalar that comes in. Nothing is computed twice, and memory beyond the
-gradients themselves grows with a chunk, not with tokens times vocabulary.
+With the output embedding inside, the logits of all tokens never exist. What backward needs of a softmax cross-entropy is known
+as soon as the logits are: softmax minus one-hot, times the token's weight. So each chunk's logits turn into that in place, then
+into the gradients of hidden states and of the head, and make room for the next chunk's; backward only multiplies by the scalar
+that comes in. Nothing is computed twice, and memory beyond those gradients grows with a chunk, not with tokens times vocabulary.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -147,7 +148,7 @@ class _Done:
 
 
 @torch.no_grad()
-def _run_chunks(hidden_SH: Tensor, head: Head, targets_S: Tensor, weights_S: Tensor, wanted: Any) -> _Done:
+def _run_chunks(hidden_SH: Tensor, head: Head, targets_S: Tensor, weights_S: Tensor, wanted: Sequence[bool]) -> _Done:
     """Compute losses, and the gradients that are `wanted` (hidden states, weight, bias) of their weighted sum."""
     kind = hidden_SH.device.type
     inexact = torch.is_autocast_enabled(kind) and head.weight.dtype != torch.float64
@@ -157,7 +158,7 @@ def _run_chunks(hidden_SH: Tensor, head: Head, targets_S: Tensor, weights_S: Ten
 
 
 def _run_chunks_in(
-    dtype: torch.dtype, hidden_SH: Tensor, head: Head, targets_S: Tensor, weights_S: Tensor, wanted: Any
+    dtype: torch.dtype, hidden_SH: Tensor, head: Head, targets_S: Tensor, weights_S: Tensor, wanted: Sequence[bool]
 ) -> _Done:
     exact = torch.promote_types(dtype, torch.float32)
     weight_VH = head.weight.to(dtype)

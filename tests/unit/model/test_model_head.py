@@ -266,6 +266,31 @@ def test_the_loss_is_differentiated_once() -> None:
         total.backward()
 
 
+def test_the_gradients_become_those_of_the_leaves_without_a_copy() -> None:
+    hidden, weight = torch.randn(3, 4, requires_grad=True), torch.randn(9, 4, requires_grad=True)
+    total, _, _ = linear_cross_entropy(hidden, Head(weight, None, LogitMap()), torch.tensor([1, 2, 3]), torch.ones(3))
+    made = [gradient.data_ptr() for gradient in total.grad_fn.gradients if gradient is not None]
+    total.backward()
+    assert [hidden.grad.data_ptr(), weight.grad.data_ptr()] == made
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("after", MAPS)
+def test_a_gpu_gives_what_the_cpu_gives(monkeypatch: pytest.MonkeyPatch, after: str) -> None:
+    monkeypatch.setattr("tutelage.model.cross_entropy.CHUNK_ROWS_CPU", 16)
+    monkeypatch.setattr("tutelage.model.cross_entropy.CHUNK_VALUES_GPU", 16 * 5000)
+    hidden, weight, bias = torch.randn(50, 32).double(), torch.randn(5000, 32).double(), torch.randn(5000).double()
+    targets, weights = torch.randint(0, 5000, (50,)), torch.rand(50)
+    found = []
+    for device in ("cpu", "cuda"):
+        leaves = [x.to(device).detach().requires_grad_() for x in (hidden, weight, bias)]
+        head_there = Head(leaves[1], leaves[2], MAPS[after][0])
+        total, loss, _ = linear_cross_entropy(leaves[0], head_there, targets.to(device), weights.to(device))
+        found.append([x.cpu() for x in (loss, *torch.autograd.grad(total, leaves))])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
+
+
 FOLLOWED = {
     "llama": {},
     "llama_tied": {},
