@@ -16,7 +16,7 @@ import json
 import re
 from collections.abc import Callable, Iterable
 from datetime import datetime
-from functools import cache, lru_cache, wraps
+from functools import cache, wraps
 from typing import Any
 
 import jinja2
@@ -26,7 +26,7 @@ from jinja2.ext import Extension, loopcontrols
 from jinja2.filters import make_attrgetter
 from jinja2.parser import Parser
 from jinja2.runtime import Context, Macro
-from jinja2.sandbox import ImmutableSandboxedEnvironment, SandboxedFormatter, is_internal_attribute
+from jinja2.sandbox import ImmutableSandboxedEnvironment, SandboxedFormatter
 from jinja2.utils import Namespace
 from jinja2.visitor import NodeTransformer
 
@@ -44,6 +44,7 @@ _END_GENERATION = Traced("", ((0, 0, Mark(MarkKind.END_GENERATION)),))
 _PADDING_METHODS = frozenset({"center", "ljust", "rjust", "zfill", "expandtabs"})
 _STRINGS = frozenset({str, Traced})
 _VIEW_ATTRIBUTES = frozenset(dir(MessageView))
+_REMEMBERED_ATTRIBUTES = 1024
 _LARGEST_WIDTH = 1_000_000
 _LARGEST_NUMBER_BITS = 100_000
 _WIDE = re.compile(r"\d{7,}")
@@ -58,6 +59,7 @@ class ChatEnvironment(ImmutableSandboxedEnvironment):
         super().__init__(trim_blocks=True, lstrip_blocks=True, extensions=[GenerationTag, loopcontrols])
         self.limits = limits
         self.budget = Budget(limits)
+        self._safe_attributes: dict[tuple[type, str], bool] = {}
         self.globals |= {
             "raise_exception": _raise_exception,
             "strftime_now": lambda form: datetime.now().strftime(form),
@@ -102,10 +104,14 @@ class ChatEnvironment(ImmutableSandboxedEnvironment):
         return super().getattr(obj, attribute)
 
     def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
-        """Whether Jinja's sandbox lets a template see this attribute. For text that is asked often, and remembered."""
-        if type(obj) in _STRINGS:
-            return _is_safe_on_text(attr)
-        return super().is_safe_attribute(obj, attr, value)
+        """Whether Jinja's sandbox lets a template see this attribute. Its rules look at the type and the name alone, so
+        that each answer is asked for once."""
+        answer = self._safe_attributes.get((type(obj), attr))
+        if answer is None:
+            if len(self._safe_attributes) >= _REMEMBERED_ATTRIBUTES:  # a template can make up names without end
+                self._safe_attributes.clear()
+            answer = self._safe_attributes[type(obj), attr] = super().is_safe_attribute(obj, attr, value)
+        return answer
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
         """Compute an intercepted operator after measuring its result."""
@@ -329,12 +335,6 @@ class _Instrument(NodeTransformer):
 
 def _filter(name: str, argument: nodes.Expr) -> nodes.Filter:
     return nodes.Filter(argument, name, [], [], None, None)
-
-
-@lru_cache(maxsize=1024)
-def _is_safe_on_text(attribute: str) -> bool:
-    """Whether Jinja's sandbox lets a template see this attribute of a string; its rules look at the type and the name."""
-    return not is_internal_attribute("", attribute) and not attribute.startswith("_")
 
 
 def _without_frame(kwargs: dict[str, Any]) -> None:
