@@ -254,10 +254,27 @@ def _arrays(encoding: Any) -> Encoded:
 
 
 def _rebuilt(backend: Tokenizer, *, keep_added_tokens: bool) -> Tokenizer:
+    """Return a copy that adds and cuts nothing; without added tokens when asked to.
+
+    The vocabulary, nearly all of a tokenizer's JSON, is copied as text: to read and write it takes a second for large ones.
+    """
     from tokenizers import Tokenizer
 
-    parts = json.loads(backend.to_str())
-    parts |= {"post_processor": None, "truncation": None, "padding": None}
+    whole = backend.to_str()
+    settings, model = _without_model(whole)
+    settings |= {"post_processor": None, "truncation": None, "padding": None}
     if not keep_added_tokens:
-        parts["added_tokens"] = []
-    return Tokenizer.from_str(json.dumps(parts))
+        settings["added_tokens"] = []
+    return Tokenizer.from_str(f"{json.dumps(settings)[:-1]}, {model}")
+
+
+def _without_model(text: str) -> tuple[dict[str, Json], str]:
+    """Divide a tokenizer's JSON into its settings and the text of what is left: `"model": ...}`."""
+    decoder = json.JSONDecoder()
+    settings: dict[str, Json] = {}
+    at = 1
+    while not text.startswith('"model":', at):
+        key, at = decoder.raw_decode(text, at)
+        settings[key], at = decoder.raw_decode(text, at + 1)  # behind the colon
+        at += 1  # behind the comma
+    return settings, text[at:]

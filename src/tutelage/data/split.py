@@ -26,5 +26,7 @@ def split_held_out(records: Iterable[Record], fraction: float, *, seed: int = 0)
 
 def is_held_out(record: Record, fraction: float, *, seed: int = 0) -> bool:
     """Return on which side of the split a record falls."""
+    if not fraction:
+        return False  # nothing is held out, and no words need to be compared
     digest = hashlib.sha256(record.prompt_key.encode()).digest()
     return hash64(seed, int.from_bytes(digest[:8], "big")) < fraction * 2**64

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from chat_samples import TOKENIZERS, tokenizer_of
-from tutelage.chat.tokenizer import load_tokenizer
+from tutelage.chat.tokenizer import _rebuilt, load_tokenizer
 from tutelage.errors import ModelError
 
 
@@ -44,6 +44,14 @@ def test_inert_encoding_is_the_ordinary_one_where_no_control_string_stands(name:
         inert = tokenizer.encode_inert(text, after_control=after_control)
         assert inert.ids.tolist() == whole.ids[int(after_control) :].tolist(), text
         assert (inert.starts + 7 * after_control).tolist() == whole.starts[int(after_control) :].tolist()
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+def test_the_copy_without_controls_differs_in_controls_alone(name: str) -> None:
+    backend = tokenizer_of(name, ("<|end|>", '","model":{"')).hf.backend_tokenizer
+    expected = json.loads(backend.to_str())
+    expected |= {"post_processor": None, "truncation": None, "padding": None, "added_tokens": []}
+    assert json.loads(_rebuilt(backend, keep_added_tokens=False).to_str()) == expected
 
 
 def test_inert_encoding_makes_no_control_token() -> None:
