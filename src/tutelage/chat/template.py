@@ -130,9 +130,7 @@ class Template:
     ) -> str:
         """Return the rendered text of messages in the template's own terms (see `template_messages`)."""
         size = sum(len(value) for message in messages for value in message.values() if isinstance(value, str))
-        return trace.plain(
-            trace.concat(self._pieces(list(messages), list(tools), size, add_generation_prompt, variables or {}))
-        )
+        return "".join(self._pieces(list(messages), list(tools), size, add_generation_prompt, variables or {}))
 
     def trace(
         self,

@@ -85,9 +85,15 @@ class Traced(str):
         return Traced, (plain(self), self._spans)
 
     def __add__(self, other: str) -> str:
+        if type(other) is str:  # by far the most frequent case: nothing moves
+            return Traced(str.__add__(self, other), self._spans)
         return concat((self, other)) if isinstance(other, str) else NotImplemented
 
     def __radd__(self, other: str) -> str:
+        if type(other) is str:
+            at = len(other)
+            moved = tuple([(first + at, last + at, label) for first, last, label in self._spans])
+            return Traced(other + plain(self), moved)
         return concat((other, self)) if isinstance(other, str) else NotImplemented
 
     def __mul__(self, count: SupportsIndex) -> str:
