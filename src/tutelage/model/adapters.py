@@ -29,6 +29,7 @@ from tutelage.config.schema import LoraConfig
 from tutelage.errors import ModelError
 from tutelage.model.locate import nearest
 from tutelage.model.lora_linear import fuse_lora_layers
+from tutelage.model.token_rows import replace_rows_only
 
 ALL_LINEAR = "all-linear"
 
@@ -65,14 +66,14 @@ def add_lora(model: PreTrainedModel, cfg: LoraConfig, *, seed: int = 0, new_ids:
             f"peft cannot adapt {type(model).__name__} so: {str(error).strip().splitlines()[0]}",
             mend=f"choose other train.lora.targets, from {', '.join(linear_modules(model))}",
         ) from error
-    fuse_lora_layers(adapted)
+    _make_cheap(adapted)
     return adapted
 
 
 def load_adapter(model: PreTrainedModel, folder: Path, *, trainable: bool = False) -> PeftModel:
     """Put the adapter of `folder` on its base `model`, which is first grown to the adapter's vocabulary.
 
-    Only a `trainable` one runs through the fused layers of `lora_linear.py`; any other through peft's own.
+    Only a `trainable` one runs through the layers of `lora_linear.py` and `token_rows.py`; any other through peft's own.
 
     Raises: ModelError when the adapter does not fit the model.
     """
@@ -86,7 +87,7 @@ def load_adapter(model: PreTrainedModel, folder: Path, *, trainable: bool = Fals
             mend="check base_model_name_or_path in its adapter_config.json",
         ) from error
     if trainable:
-        fuse_lora_layers(adapted)
+        _make_cheap(adapted)
     return adapted
 
 
@@ -111,6 +112,11 @@ def linear_modules(model: nn.Module) -> list[str]:
     """Return the distinct last names of the modules that an adapter can go into, such as q_proj."""
     linear = (nn.Linear, Conv1D)
     return sorted({name.rpartition(".")[2] for name, module in model.named_modules() if isinstance(module, linear)})
+
+
+def _make_cheap(adapted: PeftModel) -> None:
+    fuse_lora_layers(adapted)
+    replace_rows_only(adapted)
 
 
 def _require_targets(model: nn.Module, targets: list[str]) -> None:
