@@ -66,7 +66,7 @@ def machine() -> list[tuple[str, str]]:
         ("processor", f"{_processor()}, {os.cpu_count()} cores"),
         ("accelerator", _accelerator()),
         ("load at the start", f"{load:.2f}"),
-        ("system", f"{platform.platform()}, Python {platform.python_version()}"),
+        ("system", f"{platform.system()} {platform.machine()}, Python {platform.python_version()}"),
         ("versions", versions),
     ]
 
