@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tutelage.config.load import Resolved
+from tutelage.config.schema import EarlyStopping
 from tutelage.files.rundir import RunDir
 from tutelage.model.export import save_model
 from tutelage.parallel import agree
@@ -75,95 +76,153 @@ def train(
 
 
 def _train(scene: Scene, journal: Journal, narrator: Narrator, generate: Generate, *, resume: bool) -> TrainResult:
-    config, plan, prepared, run = scene.config.train, scene.plan, scene.prepared, journal.run
-    model, optimiser, settings = scene.model, scene.optimiser, scene.settings
-
-    def evaluate_now(step: int) -> Evaluation:
-        evaluation = evaluate(model, prepared.held_out, settings, step=step)
-        journal.evaluation(evaluation)
-        narrator.evaluation(evaluation)
-        return evaluation
-
-    def sample_now(step: int) -> tuple[Sample, ...]:
-        if not scene.prompts or not journal.writes:
-            return ()
-        limit = scene.config.sample.max_new_tokens
-        with settings.autocast():
-            samples = write_samples(model, scene.prompts, generate, prepared.renderer, step=step, max_new_tokens=limit)
-        journal.samples(samples)
-        narrator.samples(samples)
-        return tuple(samples)
+    look = _Look(scene, journal, narrator, generate)
+    prepared = scene.prepared
 
     # Where to begin: at nothing, or at the newest whole checkpoint.
     state = RunState(0, Improvement(), config_fingerprint(scene.config), scene.fingerprint)
     if resume:
-        state = resume_from(run, model, optimiser, state, narrator)
+        state = resume_from(journal.run, scene.model, scene.optimiser, state, narrator)
         journal.forget_after(state.step)
 
     # Before.
-    before = best = after = evaluate_now(0) if prepared.held_out and state.step == 0 else None
-    samples_before = sample_now(0) if state.step == 0 else ()
+    before = look.evaluate(0) if prepared.held_out and state.step == 0 else None
+    samples_before = look.sample(0) if state.step == 0 else ()
 
     # The steps.
-    evaluate_at = evaluation_steps(plan.num_steps, config.evaluate_every_steps) if prepared.held_out else frozenset()
+    progress, books = _Progress(state, latest=before, best=before), Books(scene.documents)
+    stopped = _take_steps(look, progress, books)
+    state = progress.state
+    journal.receipt.add(books.conservation())
+    books.book(prepared.ledger)
+    journal.write_ledger(prepared.ledger)
+    if stopped:
+        journal.mark("stopped", {"step": state.step})
+        return TrainResult("stopped", state.step, None, before, progress.latest, samples_before, (), journal.receipt)
+
+    # The result.
+    after = _settle(look, progress)
+    samples_after = look.sample(state.step)
+    final = journal.run.final
+    journal.mark("finished", {"folder": "final", "steps": state.step})
+    return TrainResult("finished", state.step, final, before, after, samples_before, samples_after, journal.receipt)
+
+
+@dataclass(frozen=True)
+class _Look:
+    """Looks at the model between steps, and leaves in the run what it saw."""
+
+    scene: Scene
+    journal: Journal
+    narrator: Narrator
+    generate: Generate
+
+    def evaluate(self, step: int) -> Evaluation:
+        """Evaluate on the held-out documents; every rank takes part."""
+        evaluation = evaluate(self.scene.model, self.scene.prepared.held_out, self.scene.settings, step=step)
+        self.journal.evaluation(evaluation)
+        self.narrator.evaluation(evaluation)
+        return evaluation
+
+    def sample(self, step: int) -> tuple[Sample, ...]:
+        """Answer the prompts of the samples; only the main rank does."""
+        scene = self.scene
+        if not scene.prompts or not self.journal.writes:
+            return ()
+        limit, renderer = scene.config.sample.max_new_tokens, scene.prepared.renderer
+        with scene.settings.autocast():
+            samples = write_samples(
+                scene.model, scene.prompts, self.generate, renderer, step=step, max_new_tokens=limit
+            )
+        self.journal.samples(samples)
+        self.narrator.samples(samples)
+        return tuple(samples)
+
+
+@dataclass
+class _Progress:
+    """How far the steps have come, and the latest and the best evaluation on the way."""
+
+    state: RunState
+    latest: Evaluation | None
+    best: Evaluation | None
+
+    def evaluated(self, evaluation: Evaluation, rule: EarlyStopping | None) -> None:
+        """Take in an evaluation of held-out documents."""
+        improvement = self.state.improvement.after(evaluation.loss, evaluation.step, rule)
+        self.state = replace(self.state, improvement=improvement)
+        self.latest = evaluation
+        if improvement.best_step == evaluation.step:
+            self.best = evaluation
+
+
+def _take_steps(look: _Look, progress: _Progress, books: Books) -> bool:
+    """Take the steps that remain, keeping `progress` and `books`; return whether a signal stopped them before the end."""
+    scene, narrator, plan = look.scene, look.narrator, look.scene.plan
+    config = scene.config.train
+    evaluate_at = evaluation_steps(plan.num_steps, config.evaluate_every_steps) if scene.prepared.held_out else ()
     sample_at = sample_steps(plan.num_steps)
-    books = Books(scene.documents)
     stopping = False
-    narrator.begin(plan, state.step)
+    narrator.begin(plan, progress.state.step)
     with stop_on_signals() as stop:
-        for number in range(state.step, plan.num_steps):
-            if state.improvement.exhausted(config.early_stopping):
-                waited = state.improvement.evaluations_since
+        for step in range(progress.state.step + 1, plan.num_steps + 1):
+            if progress.state.improvement.exhausted(config.early_stopping):
+                waited = progress.state.improvement.evaluations_since
                 narrator.say(f"stopped early: the held-out loss has not fallen for {waited} evaluations")
                 break
-            step, planned = number + 1, plan.steps[number]
             is_last = step == plan.num_steps
-            rate = learning_rate(step, plan.num_steps, config)
-            set_learning_rate(optimiser, rate)
-            result = train_step(model, optimiser, planned, scene.documents, settings, step=step)
-            books.add(planned, result.by_source)
-            line = metrics_line(
-                result, step=step, epoch=plan.epochs[number], learning_rate=rate, slot_tokens=plan.slot_tokens
-            )
-            journal.step(line)
-            narrator.step(line)
-
-            improvement = state.improvement
+            _take_step(look, books, step)
             if step in evaluate_at:
-                after = evaluate_now(step)
-                improvement = improvement.after(after.loss, step, config.early_stopping)
-                best = after if improvement.best_step == step else best
+                progress.evaluated(look.evaluate(step), config.early_stopping)
             if step in sample_at and not is_last:
-                sample_now(step)
+                look.sample(step)
 
             # Everything of this step is on the disk before its checkpoint is: whoever resumes there repeats none of it.
-            state = replace(state, step=step, improvement=improvement)
-            stopping = agree.any_rank(bool(stop), settings.device) and not is_last
-            if journal.writes and improvement.best_step == step:
-                save_best(run, model, state)
-            if journal.writes and (stopping or step % (config.checkpoint_every_steps or plan.num_steps + 1) == 0):
-                save_checkpoint(run.checkpoint(step), model, optimiser, state)
-                keep_newest(run, config.keep_checkpoints)
+            progress.state = replace(progress.state, step=step)
+            stopping = agree.any_rank(bool(stop), scene.settings.device) and not is_last
+            if look.journal.writes:
+                _save(look, progress.state, stopping=stopping)
             if stopping:
                 narrator.say(f"stopped by {stop.signal_name or 'another rank'} after step {step}; go on with --resume")
                 break
     narrator.end()
-    journal.receipt.add(books.conservation())
-    books.book(prepared.ledger)
-    journal.write_ledger(prepared.ledger)
-    if stopping:
-        journal.mark("stopped", {"step": state.step})
-        return TrainResult("stopped", state.step, None, before, after, samples_before, (), journal.receipt)
+    return stopping
 
-    # The result: the best weights under early stopping, the last ones otherwise.
+
+def _take_step(look: _Look, books: Books, step: int) -> None:
+    """Take one step and write down what it did."""
+    scene, plan = look.scene, look.scene.plan
+    planned, epoch = plan.steps[step - 1], plan.epochs[step - 1]
+    rate = learning_rate(step, plan.num_steps, scene.config.train)
+    set_learning_rate(scene.optimiser, rate)
+    result = train_step(scene.model, scene.optimiser, planned, scene.documents, scene.settings, step=step)
+    books.add(planned, result.by_source)
+    line = metrics_line(result, step=step, epoch=epoch, learning_rate=rate, slot_tokens=plan.slot_tokens)
+    look.journal.step(line)
+    look.narrator.step(line)
+
+
+def _save(look: _Look, state: RunState, *, stopping: bool) -> None:
+    """Save what the edge of a step asks for: the best weights so far, and a checkpoint to go on from."""
+    scene, run, config = look.scene, look.journal.run, look.scene.config.train
+    if state.improvement.best_step == state.step:
+        save_best(run, scene.model, state)
+    every = config.checkpoint_every_steps
+    if stopping or (every and state.step % every == 0):
+        save_checkpoint(run.checkpoint(state.step), scene.model, scene.optimiser, state)
+        keep_newest(run, config.keep_checkpoints)
+
+
+def _settle(look: _Look, progress: _Progress) -> Evaluation | None:
+    """Write the result, the best weights under early stopping and the last ones otherwise; return its evaluation."""
+    scene, prepared, run = look.scene, look.scene.prepared, look.journal.run
+    state, evaluation = progress.state, progress.latest
     agree.barrier()  # the main rank may still be writing the best
-    if config.early_stopping is not None and state.improvement.best_step not in (0, state.step):
-        load_weights(best_folder(run, state.improvement.best_step), model)
-        narrator.say(f"the result is the best checkpoint, of step {state.improvement.best_step}")
-        after = best
-    if journal.writes:
+    if scene.config.train.early_stopping is not None and state.improvement.best_step not in (0, state.step):
+        load_weights(best_folder(run, state.improvement.best_step), scene.model)
+        look.narrator.say(f"the result is the best checkpoint, of step {state.improvement.best_step}")
+        evaluation = progress.best
+    if look.journal.writes:
         template = prepared.renderer.template if prepared.contract is not None else None
-        save_model(model, prepared.tokenizer, template, run.final, stop_ids=prepared.renderer.stop_ids)
-    samples_after = sample_now(state.step)
-    journal.mark("finished", {"folder": "final", "steps": state.step})
-    return TrainResult("finished", state.step, run.final, before, after, samples_before, samples_after, journal.receipt)
+        save_model(scene.model, prepared.tokenizer, template, run.final, stop_ids=prepared.renderer.stop_ids)
+    return evaluation

@@ -78,20 +78,10 @@ def set_scene(resolved: Resolved, journal: Journal, narrator: Narrator, *, start
         journal.receipt.add(check)
 
     arithmetic = _arithmetic(config, run, start, device)
-    precision = arithmetic.precision
-    trainee = make_trainee(config, start=start, device=device, precision=precision, new_ids=prepared.new_ids)
+    trainee = make_trainee(config, start=start, device=device, precision=arithmetic.precision, new_ids=prepared.new_ids)
     require_room(trainee.model, max(map(len, (*prepared.documents, *prepared.held_out))))
-    settings = StepSettings(
-        layout=config.train.packing,
-        micro_tokens=plan.slot_tokens,
-        seed=config.train.seed,
-        precision=precision,
-        device=device,
-        largest_grad_norm=config.train.clip_grad_norm,
-        neftune_alpha=config.train.neftune_alpha,
-        sources=prepared.sources,
-    )
-    choice = choose_layout(
+    settings = _settings(config, plan, prepared, arithmetic, device)
+    layout = choose_layout(
         settings.layout,
         trainee.model,
         plan.steps,
@@ -100,17 +90,20 @@ def set_scene(resolved: Resolved, journal: Journal, narrator: Narrator, *, start
         device=device,
         autocast=settings.autocast(),
     )
-    for check in choice.checks:
+    for check in layout.checks:
         journal.receipt.add(check)
-    settings = replace(settings, layout=choice.layout)
-    narrator.say(f"layout {choice.layout.value}: {choice.reason}")
-    narrator.say(f"precision {precision.value}: {arithmetic.reason}")
-    narrator.say(f"attention {trainee.attention.name}: {trainee.attention.reason}")
+    settings = replace(settings, layout=layout.layout)
 
+    choices = {
+        "layout": {"name": layout.layout.value, "reason": layout.reason},
+        "precision": {"name": arithmetic.precision.value, "reason": arithmetic.reason},
+        "attention": {"name": trainee.attention.name, "reason": trainee.attention.reason},
+    }
+    for what, choice in choices.items():
+        narrator.say(f"{what} {choice['name']}: {choice['reason']}")
     description = {
         **describe_plan(prepared, plan, config),
-        "layout": {"name": choice.layout.value, "reason": choice.reason},
-        "precision": {"name": precision.value, "reason": arithmetic.reason},
+        **choices,
         **_describe_trainee(trainee, settings, config),
     }
     journal.write(run.plan, description)
@@ -124,6 +117,21 @@ def set_scene(resolved: Resolved, journal: Journal, narrator: Narrator, *, start
     )
     optimiser = build_optimiser(trainee.model, config.train)
     return Scene(config, prepared, plan, fingerprint, trainee, settings, optimiser, tuple(prompts))
+
+
+def _settings(
+    config: Config, plan: RunPlan, prepared: Prepared, arithmetic: PrecisionChoice, device: torch.device
+) -> StepSettings:
+    return StepSettings(
+        layout=config.train.packing,
+        micro_tokens=plan.slot_tokens,
+        seed=config.train.seed,
+        precision=arithmetic.precision,
+        device=device,
+        largest_grad_norm=config.train.clip_grad_norm,
+        neftune_alpha=config.train.neftune_alpha,
+        sources=prepared.sources,
+    )
 
 
 def _arithmetic(config: Config, run: RunDir, start: Start, device: torch.device) -> PrecisionChoice:
@@ -152,7 +160,6 @@ def _describe_trainee(trainee: Trainee, settings: StepSettings, config: Config) 
         checkpointing=config.train.gradient_checkpointing,
     )
     return {
-        "attention": {"name": trainee.attention.name, "reason": trainee.attention.reason},
         "memory_bytes": memory,
         "parameters": trainee.num_parameters,
         "trainable_parameters": trainee.num_trainable,
