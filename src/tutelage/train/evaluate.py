@@ -12,8 +12,8 @@ import torch
 from tutelage.chat.rendered import Rendered
 from tutelage.model.head import supervised_losses
 from tutelage.pack.batch import make_batches
-from tutelage.parallel import agree
 from tutelage.train.objective import SourceSums, SourceTotals, total
+from tutelage.train.passes import idle_batch, passes_of_rank
 from tutelage.train.step import StepSettings
 
 
@@ -46,14 +46,16 @@ def evaluate(model: torch.nn.Module, held_out: Sequence[Rendered], settings: Ste
     """Compute the loss of every supervised held-out token, without dropout or noise."""
     started = time.perf_counter()
     sums = SourceSums(settings.sources, settings.device)
-    mine = slice(agree.rank(), None, agree.world_size())
+    batches = make_batches(held_out, settings.layout, settings.micro_tokens)
     was_training = model.training
     model.eval()
     with torch.no_grad():
-        for batch in make_batches(held_out, settings.layout, settings.micro_tokens)[mine]:
+        for number in passes_of_rank(model, [batch.lengths for batch in batches]):
+            batch = idle_batch(held_out, settings.layout) if number is None else batches[number]
             on_device = batch.to(settings.device)
             with settings.autocast():
                 losses = supervised_losses(model, on_device)
-            sums.add(losses, on_device)
+            if number is not None:
+                sums.add(losses, on_device)
     model.train(was_training)
     return Evaluation(step, sums.over_all_ranks(), time.perf_counter() - started)

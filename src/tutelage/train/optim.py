@@ -8,6 +8,7 @@ from collections.abc import Iterable
 import torch
 
 from tutelage.config.schema import Schedule, TrainConfig
+from tutelage.parallel.shard import whole
 
 
 def parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict[str, object]]:
@@ -72,7 +73,7 @@ def clip_gradients(parameters: Iterable[torch.nn.Parameter], largest_norm: float
         The norm as a zero-dimensional tensor on the gradients' device, so that nothing waits for the GPU here.
     """
     parameters = [p for p in parameters if p.grad is not None]
-    norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    norm = whole(torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None]))
     if largest_norm > 0:
         torch.nn.utils.clip_grads_with_norm_(parameters, largest_norm, norm)
     return norm

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
@@ -23,8 +23,10 @@ from tutelage.model.noise import noisy_embeddings
 from tutelage.pack.batch import Batch, make_batches, pack_batch
 from tutelage.pack.plan import Step
 from tutelage.parallel import agree
+from tutelage.parallel.shard import is_sharded
 from tutelage.train.objective import SourceSums, SourceTotals, step_loss, total
 from tutelage.train.optim import clip_gradients
+from tutelage.train.passes import idle_batch, passes_of_rank
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,8 @@ def train_step(
     started = time.perf_counter()
     by_source = accumulate_gradients(model, planned, documents, settings, step=step)
     parameters = [p for group in optimiser.param_groups for p in group["params"]]
-    agree.sum_gradients(parameters)
+    if not is_sharded(model):  # whose gradients were summed on the way back
+        agree.sum_gradients(parameters)
     grad_norm = clip_gradients(parameters, settings.largest_grad_norm).item()
     _require_finite(planned, documents, total(by_source).loss_sum, grad_norm, step)
     optimiser.step()
@@ -111,27 +114,34 @@ def accumulate_gradients(
     A rank without a pack adds nothing and still takes part in the sums.
     """
     sums = SourceSums(settings.sources, settings.device)
-    for batch in step_batches(planned, documents, settings, step=step):
+    for batch, is_idle in step_batches(model, planned, documents, settings, step=step):
         noise = noisy_embeddings(model, batch, alpha=settings.neftune_alpha, seed=settings.seed, step=step)
         with settings.autocast(), noise:
             losses = supervised_losses(model, batch)
-        sums.add(losses, batch)
+        if not is_idle:
+            sums.add(losses, batch)
         step_loss(losses, planned.weight_sum).backward()  # type: ignore[no-untyped-call]
     return sums.over_all_ranks()
 
 
-def step_batches(planned: Step, documents: Sequence[Rendered], settings: StepSettings, *, step: int) -> Iterator[Batch]:
-    """Yield this rank's batches of a step on the device, seeding dropout before each."""
-    mine = slice(agree.rank(), None, agree.world_size())
+def step_batches(
+    model: torch.nn.Module, planned: Step, documents: Sequence[Rendered], settings: StepSettings, *, step: int
+) -> Iterator[tuple[Batch, bool]]:
+    """Yield this rank's batches of a step on the device, seeding dropout before each, and whether a batch is an idle one."""
+    of_step = [documents[index] for index in planned.documents]
     if settings.layout is Layout.PACKED:
-        packs = list(enumerate(planned.packs))[mine]
-        batches: Iterable[tuple[int, Batch]] = ((n, pack_batch([documents[i] for i in pack])) for n, pack in packs)
+        groups = [[documents[index] for index in pack] for pack in planned.packs]
+        lengths: list[Sequence[int]] = [[len(document) for document in group] for group in groups]
     else:  # grouped by length over the whole step, so that rows need little padding
-        of_step = [documents[index] for index in planned.documents]
-        batches = list(enumerate(make_batches(of_step, settings.layout, settings.micro_tokens)))[mine]
-    for number, batch in batches:
+        batches = make_batches(of_step, settings.layout, settings.micro_tokens)
+        lengths = [batch.lengths for batch in batches]
+    for number in passes_of_rank(model, lengths):
+        if number is None:
+            yield idle_batch(of_step, settings.layout).to(settings.device), True
+            continue
         torch.manual_seed(hash64(settings.seed, step, number) >> 1)  # torch takes 63 bits
-        yield batch.to(settings.device)
+        batch = pack_batch(groups[number]) if settings.layout is Layout.PACKED else batches[number]
+        yield batch.to(settings.device), False
 
 
 def _require_finite(planned: Step, documents: Sequence[Rendered], loss_sum: float, grad_norm: float, step: int) -> None:
