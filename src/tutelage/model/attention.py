@@ -47,17 +47,16 @@ class AttentionChoice:
 class DocumentMask:
     """Where the documents of a packed stream [1, T] lie, and which keys a query may see inside its own document.
 
-    `lengths` are on the host; `cu_seqlens` [D + 1] int32 is the same on the device. `local_size` is the attention window or
-    chunk in tokens, None when all earlier tokens are seen. `rule` builds the boolean mask [1, 1, L, L] of a document
-    (start, length) for those that causality alone does not describe.
+    `batch` has their boundaries, on the host and on the device. `local_size` is the attention window or chunk in tokens, None
+    when all earlier tokens are seen. `rule` builds the boolean mask [1, 1, L, L] of a document (start, length) for those that
+    causality alone does not describe.
     """
 
-    lengths: tuple[int, ...]
-    cu_seqlens: Tensor
+    batch: Batch
     local_size: int | None
     always_masked: bool
     rule: Callable[[int, int], Tensor | None]
-    _built: dict[int, Tensor | None] = field(default_factory=dict)
+    _built: dict[tuple[int, int], Tensor | None] = field(default_factory=dict)
 
     def __getattr__(self, name: str) -> NoReturn:
         """Refuse to be used as a tensor, by architectures that compute with the mask themselves."""
@@ -79,15 +78,36 @@ class DocumentMask:
     @property
     def is_causal_only(self) -> bool:
         """Whether causality inside the document is the whole rule, for every document of the pack."""
-        return not self.always_masked and (self.local_size is None or max(self.lengths) <= self.local_size)
+        return self._is_causal(max(self.batch.lengths))
 
     def within(self, start: int, length: int) -> Tensor | None:
         """Return the mask [1, 1, L, L] of the document at `start`, or None where plain causality is the rule."""
-        if not self.always_masked and (self.local_size is None or length <= self.local_size):
+        if self._is_causal(length):
             return None
-        if start not in self._built:
-            self._built[start] = self.rule(start, length)
-        return self._built[start]
+        if (start, length) not in self._built:
+            self._built[start, length] = self.rule(start, length)
+        return self._built[start, length]
+
+    def behind(self, before: int, length: int, device: torch.device) -> Tensor:
+        """Return the mask [L, before + L] of a segment whose path has `before` tokens before it: all of them, then causality.
+
+        Raises: IsolationError where causality is not the whole rule.
+        """
+        if not self._is_causal(before + length):
+            raise IsolationError(
+                "this architecture's attention does not reach over the whole document, which a shared prefix needs",
+                mend="set train.shared_prefixes to false",
+            )
+        # No start is negative, so the keys of the two kinds of mask differ.
+        key = (-before, length)
+        if key not in self._built:
+            self._built[key] = torch.ones(length, before + length, dtype=torch.bool, device=device).tril(before)
+        mask = self._built[key]
+        assert mask is not None
+        return mask
+
+    def _is_causal(self, length: int) -> bool:
+        return not self.always_masked and (self.local_size is None or length <= self.local_size)
 
 
 def register_attention() -> None:
@@ -174,8 +194,7 @@ def document_mask(batch_size: int, q_length: int, kv_length: int, **kwargs: Any)
         return mask
 
     return DocumentMask(
-        lengths=batch.lengths,
-        cu_seqlens=batch.cu_seqlens,
+        batch=batch,
         local_size=kwargs.get("local_size"),
         always_masked=bool(kwargs.get("use_vmap") or kwargs.get("allow_is_bidirectional_skip")),
         rule=rule,
@@ -233,18 +252,28 @@ class Rules:
 
 
 def _attend_per_document(query: Tensor, key: Tensor, value: Tensor, mask: DocumentMask, rules: Rules) -> Tensor:
-    """Attend inside each document on its own: work grows with the sum of squared lengths. Returns [1, T, H, E]."""
+    """Attend inside each document on its own: work grows with the sum of squared lengths. Returns [1, T, H, E].
+
+    In a tree, each segment's queries see the keys of their path: those of the segments before it, then their own.
+    """
     if query.device.type == "cpu" and _compute_dtype(query) in (torch.float16, torch.bfloat16):
         # torch's CPU kernel takes several times longer in half precision than in fp32, in the backward pass most of all.
         with torch.autocast("cpu", enabled=False):
             exact = _attend_per_document(query.float(), key.float(), value.float(), mask, rules)
         return exact.to(value.dtype)
     # `split` and not slices: the gradient of one split is one concatenation, that of a slice is a whole tensor of zeros.
-    parts = (torch.split(tensor, list(mask.lengths), dim=2) for tensor in (query, key, value))
+    tree = mask.batch.tree
+    queries, keys, values = (torch.split(x, list(mask.batch.stream_lengths), dim=2) for x in (query, key, value))
     pieces = []
     start = 0
-    for q, k, v in zip(*parts, strict=True):
-        pieces.append(_attend(q, k, v, mask.within(start, q.shape[2]), rules).transpose(1, 2))
+    for number, q in enumerate(queries):
+        path = [number] if tree is None else tree.path_to(number)
+        if len(path) == 1:
+            k, v, allowed = keys[number], values[number], mask.within(start, q.shape[2])
+        else:
+            k, v = (torch.cat([parts[segment] for segment in path], dim=2) for parts in (keys, values))
+            allowed = mask.behind(k.shape[2] - q.shape[2], q.shape[2], q.device)
+        pieces.append(_attend(q, k, v, allowed, rules).transpose(1, 2))
         start += q.shape[2]
     return torch.cat(pieces, dim=1)
 
@@ -305,7 +334,8 @@ def _attend_explicitly(query: Tensor, key: Tensor, value: Tensor, allowed: Tenso
 def _fits_varlen(query: Tensor, value: Tensor, mask: DocumentMask, rules: Rules, window: int | None) -> bool:
     """Whether torch's variable-length kernel computes exactly this layer on this device."""
     simple = not rules.beyond_sdpa and rules.dropout == 0.0
-    covered = mask.is_causal_only or (not mask.always_masked and window is not None and window == mask.local_size)
+    in_window = not mask.always_masked and window is not None and window == mask.local_size and mask.batch.tree is None
+    covered = mask.is_causal_only or in_window
     shapes = query.shape[-1] == value.shape[-1] and query.shape[-1] <= 256 and query.shape[-1] % 8 == 0
     half = _compute_dtype(query) in (torch.float16, torch.bfloat16)
     return query.is_cuda and simple and covered and shapes and half and _varlen_kernel() is not None
@@ -317,17 +347,21 @@ def _attend_varlen(query: Tensor, key: Tensor, value: Tensor, mask: DocumentMask
     assert kernel is not None
     dtype = _compute_dtype(query)
     q, k, v = (x[0].transpose(0, 1).to(dtype) for x in (query, key, value))
-    longest = max(mask.lengths)
+    batch = mask.batch
     window = (-1, 0) if mask.is_causal_only or mask.local_size is None else (mask.local_size - 1, 0)
-    bounds = mask.cu_seqlens
+    key_bounds = batch.cu_seqlens
+    if batch.path_places is not None and batch.cu_pathlens is not None:
+        # Fewer queries than keys: the kernel lets the last query see the last key, and so each its whole path.
+        k, v = (nn.functional.embedding(batch.path_places, x.flatten(1)).unflatten(1, x.shape[1:]) for x in (k, v))
+        key_bounds = batch.cu_pathlens
     out: Tensor = kernel(
         q,
         k,
         v,
-        bounds,
-        bounds,
-        longest,
-        longest,
+        batch.cu_seqlens,
+        key_bounds,
+        max(batch.stream_lengths),
+        max(batch.lengths),
         scale=rules.scaling,
         window_size=window,
         enable_gqa=q.shape[1] != k.shape[1],

@@ -16,10 +16,12 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensor
 
 from tutelage.model.attention import document_attention, forward_arguments, unwrapped
 from tutelage.model.cross_entropy import Head, LogitMap, cross_entropy, linear_cross_entropy
 from tutelage.pack.batch import Batch
+from tutelage.parallel.shard import head_gathered
 
 # B rows, T tokens, S supervised tokens, H hidden size, V vocabulary
 
@@ -64,14 +66,14 @@ class LossSums:
 
 def supervised_losses(model: nn.Module, batch: Batch) -> TokenLosses:
     """Run the model on a batch and return the loss of every supervised token."""
-    targets_S = batch.targets.flatten()[batch.supervised]
-    weight_S = batch.weights.flatten()[batch.supervised]
-    seen = _hidden_states_and_head(model, batch)
-    if seen is not None:
-        weighted_sum, loss_S, correct_S = linear_cross_entropy(*seen, targets_S, weight_S)
-    else:
-        loss_S, correct_S = cross_entropy(supervised_logits(model, batch), targets_S)
-        weighted_sum = (loss_S * weight_S).sum()
+    targets_S, weight_S = batch.supervised_targets, batch.supervised_weights
+    with head_gathered(model):
+        seen = _hidden_states_and_head(model, batch)
+        if seen is not None:
+            weighted_sum, loss_S, correct_S = linear_cross_entropy(*seen, targets_S, weight_S)
+        else:
+            loss_S, correct_S = cross_entropy(supervised_logits(model, batch), targets_S)
+            weighted_sum = (loss_S * weight_S).sum()
     return TokenLosses(
         weighted_sum=weighted_sum,
         loss=loss_S.detach(),
@@ -83,31 +85,41 @@ def supervised_losses(model: nn.Module, batch: Batch) -> TokenLosses:
 
 def supervised_logits(model: nn.Module, batch: Batch) -> torch.Tensor:
     """Run the model on a batch and return its logits [S, V] at the supervised positions."""
-    with document_attention(batch), _gather_before_head(model, batch.supervised):
+    with document_attention(batch), _gather_before_head(model, batch.supervised) as gathered:
         logits: torch.Tensor = model(**forward_arguments(model, batch)).logits
-    flat = logits.reshape(-1, logits.shape[-1])
-    if flat.shape[0] == batch.num_supervised:
-        return flat
-    return flat[batch.supervised]
+    return logits.reshape(-1, logits.shape[-1]) if gathered else _rows(logits, batch.supervised)
 
 
 @contextmanager
-def _gather_before_head(model: nn.Module, supervised: torch.Tensor) -> Iterator[None]:
-    """Let the output embedding see the hidden states at flat positions `supervised` [S] only, as one row [1, S, H]."""
+def _gather_before_head(model: nn.Module, supervised: torch.Tensor) -> Iterator[list[bool]]:
+    """Let the output embedding see the hidden states at flat positions `supervised` [S] only, as one row [1, S, H].
+
+    What is yielded is no longer empty once that has happened.
+    """
+    gathered: list[bool] = []
 
     def gather(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
         hidden, *rest = inputs
-        return (hidden.reshape(-1, hidden.shape[-1])[supervised][None], *rest)
+        gathered.append(True)
+        return (_rows(hidden, supervised)[None], *rest)
 
     head: nn.Module | None = unwrapped(model).get_output_embeddings()
     if head is None:
-        yield
+        yield gathered
         return
     handle = head.register_forward_pre_hook(gather)
     try:
-        yield
+        yield gathered
     finally:
         handle.remove()
+
+
+def _rows(states: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
+    """Return rows [S, H] of states [B, T, H], at flat positions that may occur more than once.
+
+    Not by indexing: where a position repeats, the gradient of that adds in no fixed order.
+    """
+    return nn.functional.embedding(chosen, states.reshape(-1, states.shape[-1]))
 
 
 def _hidden_states_and_head(model: nn.Module, batch: Batch) -> tuple[torch.Tensor, Head] | None:
@@ -123,13 +135,18 @@ def _hidden_states_and_head(model: nn.Module, batch: Batch) -> tuple[torch.Tenso
     known = _known_logits(head)
     with document_attention(batch), _instead_of_head(head, known) as hidden:
         shown = model(**forward_arguments(model, batch)).logits
-    if head not in _after_head:
-        _after_head[head] = _recognise(known, shown) if len(hidden) == 1 else None
-    after = _after_head[head]
+    if head not in _after_head and isinstance(shown, FakeTensor):
+        after: LogitMap | None = (
+            LogitMap()
+        )  # without values nothing shows, and the memory it takes is the same for all but a cap
+    else:
+        if head not in _after_head:
+            _after_head[head] = _recognise(known, shown) if len(hidden) == 1 else None
+        after = _after_head[head]
     if after is None:
         _restore_random_states(random_states, batch.device)
         return None
-    return hidden[0].reshape(-1, hidden[0].shape[-1])[batch.supervised], Head(head.weight, head.bias, after)
+    return _rows(hidden[0], batch.supervised), Head(head.weight, head.bias, after)
 
 
 @contextmanager
@@ -153,7 +170,8 @@ def _is_plain(head: nn.Module | None) -> bool:
     if type(head) is not nn.Linear or "forward" in vars(head):
         return False
     hooks = (head._forward_hooks, head._forward_pre_hooks, head._backward_hooks, head._backward_pre_hooks)
-    return not any(hooks) and type(head.weight) is nn.Parameter and type(head.bias) in (nn.Parameter, type(None))
+    plain = (nn.Parameter, FakeTensor)  # a fake one stands for a plain one where only shapes are known
+    return not any(hooks) and type(head.weight) in plain and type(head.bias) in (*plain, type(None))
 
 
 def _known_logits(head: nn.Linear) -> torch.Tensor:

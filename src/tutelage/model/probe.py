@@ -21,7 +21,6 @@ import torch
 from torch import Tensor, nn
 
 from tutelage.chat.rendered import Rendered
-from tutelage.config.schema import Layout
 from tutelage.errors import IsolationError
 from tutelage.model.attention import unwrapped
 from tutelage.model.head import supervised_logits, supervised_losses
@@ -131,33 +130,38 @@ def probe_causality(model: nn.Module, batch: Batch) -> ProbeResult:
 
 
 def probe_layout(
-    model: nn.Module, documents: Sequence[Rendered], make: Callable[[Sequence[Rendered]], Sequence[Batch]] | None = None
+    model: nn.Module,
+    documents: Sequence[Rendered],
+    make: Callable[[Sequence[Rendered]], Sequence[Batch]] | None = None,
+    *,
+    name: str = "layout",
 ) -> ProbeResult:
     """Compare losses and gradients of documents laid out as batches with those of each document alone.
 
     Alone means by the definition: a plain forward pass over one document, the negative log likelihood of each next token,
     times that token's weight. So a wrong shift, boundary, position or gather shows up whichever part of the path it is in.
-    `make` lays the documents out; by default they become one pack. The gradient is that of the loss with respect to the
+    `make` lays the documents out; by default they become one pack. `name` is that of the result. The gradient is that of the loss with respect to the
     input embeddings, which every layer's backward pass takes part in. Of many documents a few are taken, because logits of
     whole documents are made here and nowhere else.
     """
     documents = choose_documents(documents)
     if not documents:
-        return ProbeResult("layout", "layout", True, {"documents": 0.0}, "no document has a token that carries loss")
+        return ProbeResult("layout", name, True, {"documents": 0.0}, "no document has a token that carries loss")
     batches = [pack_batch(documents)] if make is None else make(documents)
     with _undisturbed(model):
         alone = [_alone(model, document, rows=1) for document in documents]
         again = [_alone(model, document, rows=2) for document in documents]
-        laid_out = {key: outcome for batch in batches for key, outcome in _outcomes(model, batch)}
-    loss, gradient = _distance(alone, [laid_out[document_key(document)] for document in documents])
-    loss_noise, gradient_noise = _distance(alone, again)
+        reference = {document_key(document): outcome for document, outcome in zip(documents, alone, strict=True)}
+        compared = {key: pair for batch in batches for key, pair in _compared(model, batch, reference)}
+    loss, gradient = _distance([compared[key] for key in reference])
+    loss_noise, gradient_noise = _distance(list(zip(alone, again, strict=True)))
     least = LAYOUT_TOLERANCE[alone[0].precision]
     loss_tolerance = max(least, NOISE_MARGIN * loss_noise)
     gradient_tolerance = max(least, NOISE_MARGIN * gradient_noise)
     passed = loss <= loss_tolerance and gradient <= gradient_tolerance
     return ProbeResult(
         "layout",
-        "layout",
+        name,
         passed,
         {
             "documents": float(len(documents)),
@@ -206,23 +210,35 @@ def _alone(model: nn.Module, document: Rendered, *, rows: int) -> _Outcome:
     return _Outcome(losses_T[weights_T[1:] != 0].detach(), gradient, logits_TV.dtype)
 
 
-def _outcomes(model: nn.Module, batch: Batch) -> Iterator[tuple[int, _Outcome]]:
-    """Yield (document key, outcome) of every document of a batch, through the path that training takes."""
-    batch = batch.to(next(model.parameters()).device)
+def _compared(
+    model: nn.Module, batch: Batch, alone: Mapping[int, _Outcome]
+) -> Iterator[tuple[int, tuple[_Outcome, _Outcome]]]:
+    """Yield (document key, (expected, found)) of every document of a batch, found through the path that training takes.
+
+    What is expected of a token that several documents of a tree share is the sum of its gradients in each of them.
+    """
+    device = next(model.parameters()).device
+    batch = batch.to(device)
     with _embeddings(model) as seen:
         losses = supervised_losses(model, batch)
-    gradient_BTH = _gradient(losses.weighted_sum, seen[-1])  # a model that is new may have run twice
-    rows = gradient_BTH if batch.layout is Layout.PADDED else torch.split(gradient_BTH[0], list(batch.lengths))
-    for number, key in enumerate(batch.document_keys.tolist()):
-        mine = losses.loss[losses.document == number]
-        yield key, _Outcome(mine, rows[number][: batch.lengths[number]], losses.loss.dtype)
+    gradient_NH = _gradient(losses.weighted_sum, seen[-1]).flatten(0, 1)  # a model that is new may have run twice
+    keys = batch.document_keys.tolist()
+    places = [torch.from_numpy(batch.places(number)).to(device) for number in range(len(keys))]
+    shared_NH = torch.zeros_like(gradient_NH)
+    if batch.tree is not None:
+        for key, own in zip(keys, places, strict=True):
+            shared_NH[own] += alone[key].gradient
+    for number, (key, own) in enumerate(zip(keys, places, strict=True)):
+        expected = alone[key] if batch.tree is None else replace(alone[key], gradient=shared_NH[own])
+        found = _Outcome(losses.loss[losses.document == number], gradient_NH[own], losses.loss.dtype)
+        yield key, (expected, found)
 
 
-def _distance(reference: Sequence[_Outcome], others: Sequence[_Outcome]) -> tuple[float, float]:
+def _distance(pairs: Sequence[tuple[_Outcome, _Outcome]]) -> tuple[float, float]:
     """Return the largest difference of a loss, in parts of 1 + loss, and of a document's gradient, in parts of its norm."""
-    largest = max(_norm(outcome.gradient) for outcome in reference)
+    largest = max(_norm(one.gradient) for one, _ in pairs)
     losses, gradients = [0.0], [0.0]
-    for one, other in zip(reference, others, strict=True):
+    for one, other in pairs:
         if one.losses.shape != other.losses.shape or one.gradient.shape != other.gradient.shape:
             return float("inf"), float("inf")
         losses.append(_largest((one.losses - other.losses) / (1 + one.losses.abs())))

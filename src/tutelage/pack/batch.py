@@ -1,6 +1,7 @@
 """From rendered documents to the tensors of one forward pass, in any of three layouts.
 
-packed  one stream [1, T]: documents one after the other, positions restart, attention stays inside a document
+packed  one stream [1, T]: documents one after the other, positions restart, attention stays inside a document; those that share
+        a prefix may be the branches of a tree (see `tree`)
 padded  rows [B, T]: one document a row, padded on the right
 single  one document [1, T]
 
@@ -13,14 +14,17 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from tutelage.chat.rendered import IGNORED_TARGET, Rendered
 from tutelage.config.schema import Layout
 from tutelage.pack.plan import plan_packs
+from tutelage.pack.tree import Tree, grow_tree
 
 # B rows, T tokens of a row, D documents, S supervised tokens
 
@@ -29,30 +33,40 @@ from tutelage.pack.plan import plan_packs
 class Batch:
     """The tensors of one forward pass.
 
-    Shapes: input_ids, position_ids, targets [B, T] int64; weights [B, T] fp32; attention_mask [B, T] int64 or None;
-    cu_seqlens [D + 1] int32, boundaries in the stream of real tokens; document_keys [D] int64;
-    supervised [S] int64, flat positions b * T + t of the tokens that carry loss; supervised_document [S] int64.
-    `targets` and `weights` are shifted already: position t holds what the model must predict there.
-    `lengths` repeats the boundaries on the host. `layout` is packed, padded or single.
+    Shapes: input_ids, position_ids [B, T] int64; attention_mask [B, T] int64 or None; document_keys [D] int64;
+    cu_seqlens [D + 1] int32, boundaries in the stream of real tokens: of documents, or of the segments of a `tree`.
+    Of every loss, S in all: supervised [S] int64, the flat position b * T + t that predicts; supervised_targets [S] int64, the
+    token it must predict; supervised_weights [S] fp32; supervised_document [S] int64. In a tree a position may occur several
+    times: the last token of a prompt predicts the first one of each answer.
+    `lengths` are those of the documents, on the host. `layout` is packed, padded or single.
+    With a tree, the keys of segment g's attention are those at path_places[cu_pathlens[g]:cu_pathlens[g + 1]], int64 and int32.
     """
 
     input_ids: torch.Tensor
     position_ids: torch.Tensor
-    targets: torch.Tensor
-    weights: torch.Tensor
     attention_mask: torch.Tensor | None
     cu_seqlens: torch.Tensor
     document_keys: torch.Tensor
     supervised: torch.Tensor
+    supervised_targets: torch.Tensor
+    supervised_weights: torch.Tensor
     supervised_document: torch.Tensor
     lengths: tuple[int, ...]
     document_sources: tuple[str, ...]
     layout: Layout
+    tree: Tree | None = None
+    path_places: torch.Tensor | None = None
+    cu_pathlens: torch.Tensor | None = None
+
+    @property
+    def stream_lengths(self) -> tuple[int, ...]:
+        """The pieces that the stream consists of: documents, or the segments of a tree."""
+        return self.lengths if self.tree is None else tuple(segment.length for segment in self.tree.segments)
 
     @property
     def num_tokens(self) -> int:
-        """Real tokens, padding not counted."""
-        return sum(self.lengths)
+        """Tokens that the model computes, padding not counted; shared ones count once."""
+        return sum(self.stream_lengths)
 
     @property
     def num_supervised(self) -> int:
@@ -68,6 +82,14 @@ class Batch:
     def device(self) -> torch.device:
         """Where the tensors live."""
         return self.input_ids.device
+
+    def places(self, document: int) -> npt.NDArray[np.int64]:
+        """Return the flat positions [L] of a document's tokens."""
+        if self.tree is not None:
+            return self.tree.places(self.tree.paths[document])
+        in_rows = self.layout is Layout.PADDED
+        start = document * self.input_ids.shape[1] if in_rows else sum(self.lengths[:document])
+        return np.arange(start, start + self.lengths[document])
 
     def to(self, device: torch.device | str) -> Batch:
         """Return the batch on `device`; copies from pinned memory do not block."""
@@ -92,26 +114,67 @@ def make_batches(documents: Sequence[Rendered], layout: Layout, micro_tokens: in
     raise ValueError(f"layout {layout} names no arrangement of tensors; choose packed, padded or single")
 
 
-def pack_batch(documents: Sequence[Rendered]) -> Batch:
-    """Put documents one after the other in a single stream [1, T]."""
+def pack_batch(documents: Sequence[Rendered], shared: Sequence[int] = ()) -> Batch:
+    """Put documents one after the other in a single stream [1, T].
+
+    `shared` are the tokens that each shares with the one before, which then stand there once; by default none.
+    """
+    if any(shared):
+        return _tree_batch(documents, shared)
     lengths = tuple(len(document) for document in documents)
     shifted = [document.shifted() for document in documents]
     weights_T = np.concatenate([weights for _, weights in shifted])
+    targets_T = np.concatenate([targets for targets, _ in shifted])
     document_T = np.repeat(np.arange(len(documents)), lengths)
     supervised_S = np.flatnonzero(weights_T)
     return Batch(
         input_ids=_row([document.ids for document in documents]),
         position_ids=_row([np.arange(length) for length in lengths]),
-        targets=_row([targets for targets, _ in shifted]),
-        weights=torch.from_numpy(weights_T)[None],
         attention_mask=None,
         cu_seqlens=_boundaries(lengths),
         document_keys=_keys(documents),
         supervised=torch.from_numpy(supervised_S),
+        supervised_targets=torch.from_numpy(targets_T[supervised_S]),
+        supervised_weights=torch.from_numpy(weights_T[supervised_S]),
         supervised_document=torch.from_numpy(document_T[supervised_S]),
         lengths=lengths,
         document_sources=tuple(document.source for document in documents),
         layout=Layout.PACKED,
+    )
+
+
+def _tree_batch(documents: Sequence[Rendered], shared: Sequence[int]) -> Batch:
+    """Put the tokens that no document before has one after the other in a single stream [1, T]."""
+    for (before, document), common in zip(pairwise(documents), shared[1:], strict=True):
+        if not np.array_equal(before.ids[:common], document.ids[:common]):
+            raise ValueError(f"{before.where} and {document.where} do not share their first {common} tokens")
+    lengths = tuple(len(document) for document in documents)
+    tree = grow_tree(lengths, shared)
+    paths = [tree.places(tree.path_to(number)) for number in range(len(tree.segments))]
+    places, targets, weights = [], [], []
+    for document, path in zip(documents, tree.paths, strict=True):
+        targets_L, weights_L = document.shifted()
+        supervised_L = np.flatnonzero(weights_L)
+        places.append(tree.places(path)[supervised_L])
+        targets.append(targets_L[supervised_L])
+        weights.append(weights_L[supervised_L])
+    new = list(zip(documents, shared, strict=True))
+    return Batch(
+        input_ids=_row([document.ids[common:] for document, common in new]),
+        position_ids=_row([np.arange(common, len(document)) for document, common in new]),
+        attention_mask=None,
+        cu_seqlens=_boundaries([segment.length for segment in tree.segments]),
+        document_keys=_keys(documents),
+        supervised=torch.from_numpy(np.concatenate(places)),
+        supervised_targets=torch.from_numpy(np.concatenate(targets)),
+        supervised_weights=torch.from_numpy(np.concatenate(weights)),
+        supervised_document=torch.from_numpy(np.repeat(np.arange(len(documents)), [len(place) for place in places])),
+        lengths=lengths,
+        document_sources=tuple(document.source for document in documents),
+        layout=Layout.PACKED,
+        tree=tree,
+        path_places=torch.from_numpy(np.concatenate(paths)),
+        cu_pathlens=_boundaries([len(path) for path in paths]),
     )
 
 
@@ -130,12 +193,12 @@ def pad_batch(documents: Sequence[Rendered]) -> Batch:
     return Batch(
         input_ids=torch.from_numpy(input_ids),
         position_ids=torch.from_numpy(position_ids.copy()),
-        targets=torch.from_numpy(targets),
-        weights=torch.from_numpy(weights),
         attention_mask=torch.from_numpy((position_ids < np.asarray(lengths)[:, None]).astype(np.int64)),
         cu_seqlens=_boundaries(lengths),
         document_keys=_keys(documents),
         supervised=torch.from_numpy(supervised_S),
+        supervised_targets=torch.from_numpy(targets.ravel()[supervised_S]),
+        supervised_weights=torch.from_numpy(weights.ravel()[supervised_S]),
         supervised_document=torch.from_numpy(supervised_S // T),
         lengths=lengths,
         document_sources=tuple(document.source for document in documents),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -174,8 +175,7 @@ def document_mask_of(lengths: tuple[int, ...], window: int | None = None) -> Doc
         distance = torch.arange(length)[:, None] - torch.arange(length)
         return ((distance >= 0) & (distance < (window or length)))[None, None]
 
-    bounds = torch.tensor([0, *lengths]).cumsum(0).to(torch.int32)
-    return DocumentMask(lengths, bounds, window, False, rule)
+    return DocumentMask(pack_batch(random_documents(lengths)), window, False, rule)
 
 
 @pytest.mark.parametrize("option", [{"position_bias": torch.zeros(1)}, {"is_causal": False}])
@@ -208,15 +208,19 @@ def reference_varlen(
     enable_gqa: bool = False,
 ) -> Tensor:
     """What torch documents of `varlen_attn`, in plain operations: [T, H, E] in, [T, H, E] out."""
-    assert cu_seq_q.dtype == torch.int32 and torch.equal(cu_seq_q, cu_seq_k)
-    assert max_q == max_k == int(cu_seq_q.diff().max())
+    assert cu_seq_q.dtype == cu_seq_k.dtype == torch.int32
+    assert max_q == int(cu_seq_q.diff().max()) and max_k == int(cu_seq_k.diff().max())
     assert enable_gqa == (query.shape[1] != key.shape[1])
     out = []
     left, right = window_size
-    for start, stop in zip(cu_seq_q.tolist(), cu_seq_q.tolist()[1:], strict=False):
-        ahead = torch.arange(stop - start) - torch.arange(stop - start)[:, None]
+    for of_queries, of_keys in zip(pairwise(cu_seq_q.tolist()), pairwise(cu_seq_k.tolist()), strict=True):
+        # The last query stands where the last key does, as in FlashAttention since 2.1.
+        at_query = torch.arange(*of_queries) - of_queries[1]
+        ahead = torch.arange(*of_keys) - of_keys[1] - at_query[:, None]
         seen = (ahead <= right) & ((left == -1) | (ahead >= -left))
-        q, k, v = (x[start:stop].transpose(0, 1)[None] for x in (query, key, value))
+        q, k, v = (
+            x[slice(*span)].transpose(0, 1)[None] for x, span in ((query, of_queries), (key, of_keys), (value, of_keys))
+        )
         out.append(
             scaled_dot_product_attention(q, k, v, attn_mask=seen, scale=scale, enable_gqa=True)[0].transpose(0, 1)
         )
@@ -236,6 +240,19 @@ def test_the_varlen_kernel_is_called_for_the_same_result(varlen_on_cpu: None, wi
     q = torch.randn(1, 4, 17, 8, dtype=torch.float64)
     k, v = torch.randn(2, 1, 2, 17, 8, dtype=torch.float64)
     mask = document_mask_of((5, 1, 11), window)
+    rules = Rules(scaling=0.3, dropout=0.0, softcap=None, sinks=None)
+    expected = attention._attend_per_document(q, k, v, mask, rules)
+    torch.testing.assert_close(attention._attend_varlen(q, k, v, mask, rules), expected, rtol=0, atol=1e-12)
+
+
+def test_the_varlen_kernel_gets_the_keys_of_each_path_of_a_tree(varlen_on_cpu: None) -> None:
+    documents = random_documents((5, 6, 4))
+    for document, common in zip(documents[1:], (3, 2), strict=True):
+        document.ids[:common] = documents[0].ids[:common]
+    mask = replace(document_mask_of((5,)), batch=pack_batch([*documents, documents[0]], shared=(0, 3, 2, 0)))
+    torch.manual_seed(0)
+    q = torch.randn(1, 4, 15, 8, dtype=torch.float64)
+    k, v = torch.randn(2, 1, 2, 15, 8, dtype=torch.float64)
     rules = Rules(scaling=0.3, dropout=0.0, softcap=None, sinks=None)
     expected = attention._attend_per_document(q, k, v, mask, rules)
     torch.testing.assert_close(attention._attend_varlen(q, k, v, mask, rules), expected, rtol=0, atol=1e-12)

@@ -378,10 +378,9 @@ def test_a_head_followed_by_anything_else_is_left_to_the_model() -> None:
         torch.manual_seed(0)
         seen.append(supervised_losses(model, batch).weighted_sum)
     torch.manual_seed(0)
-    targets, weights = batch.targets.flatten()[batch.supervised], batch.weights.flatten()[batch.supervised]
-    whole = nn.functional.cross_entropy(supervised_logits(model, batch), targets, reduction="none")
+    whole = nn.functional.cross_entropy(supervised_logits(model, batch), batch.supervised_targets, reduction="none")
     assert seen[0] == seen[1]
-    torch.testing.assert_close(seen[0], (whole * weights).sum())
+    torch.testing.assert_close(seen[0], (whole * batch.supervised_weights).sum())
 
 
 def test_the_layout_probe_looks_at_the_pass_that_made_the_losses() -> None:

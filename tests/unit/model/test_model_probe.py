@@ -119,7 +119,7 @@ def test_positions_that_do_not_restart_are_caught_where_positions_are_absolute()
 def test_labels_shifted_in_the_batch_are_caught(by: int) -> None:
     def shifted(documents: Sequence[Rendered]) -> list[Batch]:
         batch = pack_batch(documents)
-        return [replace(batch, targets=batch.targets.roll(by, dims=1).clamp(min=0))]
+        return [replace(batch, supervised=(batch.supervised + by).clamp(0, batch.num_tokens - 1))]
 
     assert not probe_layout(packed_model(), random_documents(), shifted).passed
 
@@ -134,9 +134,9 @@ def test_labels_shifted_across_boundaries_are_caught() -> None:
         return [
             replace(
                 batch,
-                targets=torch.from_numpy(targets)[None],
-                weights=torch.from_numpy(weights)[None],
                 supervised=supervised,
+                supervised_targets=torch.from_numpy(targets)[supervised],
+                supervised_weights=torch.from_numpy(weights)[supervised],
                 supervised_document=owner,
             )
         ]
@@ -161,7 +161,7 @@ def test_a_wrong_shift_at_the_source_is_caught(monkeypatch: pytest.MonkeyPatch, 
 def test_lost_weights_are_caught() -> None:
     def unweighted(documents: Sequence[Rendered]) -> list[Batch]:
         batch = pack_batch(documents)
-        return [replace(batch, weights=(batch.weights != 0).float())]
+        return [replace(batch, supervised_weights=torch.ones_like(batch.supervised_weights))]
 
     assert not probe_layout(packed_model(), random_documents(), unweighted).passed
 

@@ -18,8 +18,8 @@ def test_a_pack_restarts_positions_and_never_predicts_across_a_boundary() -> Non
     batch = pack_batch([FIRST, SECOND])
     assert batch.input_ids.tolist() == [[5, 6, 7, 8, 9]]
     assert batch.position_ids.tolist() == [[0, 1, 2, 0, 1]]
-    assert batch.targets.tolist() == [[6, 7, -100, 9, -100]]
-    assert batch.weights.tolist() == [[1.0, 0.5, 0.0, 1.0, 0.0]]
+    assert batch.supervised_targets.tolist() == [6, 7, 9]
+    assert batch.supervised_weights.tolist() == [1.0, 0.5, 1.0]
     assert batch.cu_seqlens.tolist() == [0, 3, 5]
     assert batch.cu_seqlens.dtype == torch.int32
     assert batch.supervised.tolist() == [0, 1, 3]
@@ -32,8 +32,8 @@ def test_padded_rows_hold_one_document_each_and_mask_the_rest() -> None:
     batch = pad_batch([FIRST, SECOND])
     assert batch.input_ids.tolist() == [[5, 6, 7], [8, 9, 0]]
     assert batch.position_ids.tolist() == [[0, 1, 2], [0, 1, 2]]
-    assert batch.targets.tolist() == [[6, 7, -100], [9, -100, -100]]
-    assert batch.weights.tolist() == [[1.0, 0.5, 0.0], [1.0, 0.0, 0.0]]
+    assert batch.supervised_targets.tolist() == [6, 7, 9]
+    assert batch.supervised_weights.tolist() == [1.0, 0.5, 1.0]
     assert batch.attention_mask is not None
     assert batch.attention_mask.tolist() == [[1, 1, 1], [1, 1, 0]]
     assert batch.supervised.tolist() == [0, 1, 3]
@@ -59,7 +59,7 @@ def test_tokens_and_weights_add_up_in_every_layout(layout: Layout) -> None:
     assert sum(batch.num_tokens for batch in batches) == sum(map(len, documents))
     assert sum(batch.num_documents for batch in batches) == len(documents)
     assert sum(batch.num_supervised for batch in batches) == sum(d.supervised_tokens for d in documents)
-    weight = sum(float(batch.weights.double().sum()) for batch in batches)
+    weight = sum(float(batch.supervised_weights.double().sum()) for batch in batches)
     assert weight == sum(float(d.weights[1:].sum()) for d in documents)
     keys = sorted(key for batch in batches for key in batch.document_keys.tolist())
     assert keys == sorted(map(document_key, documents))
@@ -96,7 +96,7 @@ def test_moving_a_batch_moves_every_tensor_and_keeps_what_the_host_knows() -> No
 def test_batches_do_not_share_memory_with_the_documents() -> None:
     source = document([5, 6, 7], [0, 1, 1])
     batch = pack_batch([source])
-    batch.weights.zero_()
+    batch.supervised_weights.zero_()
     batch.input_ids.zero_()
     assert source.weights.tolist() == [0, 1, 1]
     assert source.ids.tolist() == np.asarray([5, 6, 7]).tolist()

@@ -1,0 +1,228 @@
+"""Shared prefixes computed once: documents that begin with the same tokens as the branches of one tree.
+
+Several answers to one prompt, or every turn of one conversation as a document of its own, repeat their beginning. Laid out as a
+tree, the beginning stands in the stream once. Each token sees what stands before it on its own path and nothing of its siblings,
+positions go on along the path, and the token before a branch predicts the first token of every branch. So each document's
+hidden states, loss and gradient are what they are alone.
+
+A tree is written as its documents in depth-first order, each with the number of tokens that it shares with the one before:
+
+    lengths 5 6 4, shared 0 3 2      a b c d e          stream  a b | c | d e | d' e' f' | c'' d''
+                                     . . . d' e' f'     each document adds what it does not share
+                                     . . c'' d''
+
+Every document keeps its last token for itself, so that none vanishes, not even one that is equal to another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import numpy.typing as npt
+
+from tutelage.chat.rendered import Rendered
+
+# D documents, M entries of an epoch's order
+
+LEAST_SHARED_TOKENS = 16  # a branch costs an attention call of its own in every layer
+LEAST_SHARED_PART = 0.25  # of the mean length, before documents are put side by side for it
+LEAST_SHARED_PART_OF_MANY = 0.5  # the same, where not all of them fit one pack: a pack then shows one kind of text only
+
+Indices = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Tokens of a stream that the same documents share: `length` from `start`, the first at `position` in its documents.
+
+    `parent` is the number of the segment that comes before it on its path, -1 for the first of a document.
+    """
+
+    start: int
+    length: int
+    parent: int
+    position: int
+
+
+@dataclass(frozen=True)
+class Tree:
+    """The segments of a stream, in its order, and of each document the segments that make it up."""
+
+    segments: tuple[Segment, ...]
+    paths: tuple[tuple[int, ...], ...]
+
+    @property
+    def longest_path(self) -> int:
+        """Tokens of the longest document."""
+        return max(segment.position + segment.length for segment in self.segments)
+
+    def path_to(self, segment: int) -> list[int]:
+        """Return the segments from the first of a document to `segment`, both included."""
+        path = [segment]
+        while (parent := self.segments[path[-1]].parent) >= 0:
+            path.append(parent)
+        return path[::-1]
+
+    def places(self, segments: Sequence[int]) -> Indices:
+        """Return the places in the stream of the tokens of several segments."""
+        spans = [self.segments[number] for number in segments]
+        return np.concatenate([np.arange(span.start, span.start + span.length) for span in spans])
+
+
+def grow_tree(lengths: Sequence[int], shared: Sequence[int]) -> Tree:
+    """Return the tree of documents in depth-first order, `shared[i]` tokens of document i being those of the one before.
+
+    A document that shares nothing begins a tree of its own.
+
+    Raises: ValueError where a document would share all of itself, or all of the one before.
+    """
+    # First, whose tokens a document is made of: (owner, first, end) of the documents that stand for each part of it.
+    made_of: list[list[tuple[int, int, int]]] = []
+    cuts: list[set[int]] = []
+    for number, (length, common) in enumerate(zip(lengths, shared, strict=True)):
+        if not 0 <= common < min(length, lengths[number - 1] if number else 1):
+            raise ValueError(f"document {number} of {length} tokens cannot share {common} with the one before")
+        before = made_of[-1] if common else []
+        kept = [(owner, first, min(end, common)) for owner, first, end in before if first < common]
+        for owner, _, end in kept:
+            cuts[owner].add(end)
+        made_of.append([*kept, (number, common, length)])
+        cuts.append({common, length})
+    # Then every document's own tokens, cut wherever a branch begins.
+    segments: list[Segment] = []
+    at: list[dict[int, int]] = []  # of each owner: the segment that begins at a position
+    paths: list[tuple[int, ...]] = []
+    for number, parts in enumerate(made_of):
+        path = [
+            segment for owner, first, end in parts[:-1] for begin, segment in at[owner].items() if first <= begin < end
+        ]
+        at.append({})
+        for first, end in pairwise(sorted(cuts[number])):
+            start = segments[-1].start + segments[-1].length if segments else 0
+            at[number][first] = len(segments)
+            segments.append(Segment(start, end - first, path[-1] if path else -1, first))
+            path.append(at[number][first])
+        paths.append(tuple(path))
+    return Tree(tuple(segments), tuple(paths))
+
+
+def common_prefix(one: Rendered, other: Rendered) -> int:
+    """Return how many tokens two documents can share: those they begin with, but for the last token of either."""
+    most = min(len(one), len(other)) - 1
+    differing = np.flatnonzero(one.ids[:most] != other.ids[:most])
+    return int(differing[0]) if len(differing) else most
+
+
+@dataclass(frozen=True)
+class SharedPrefixes:
+    """Which documents are worth putting side by side.
+
+    `families[d]` are the prefixes that document d shares with others, the shortest first, each as (a document that has it, its
+    tokens); the same pair is the same prefix. Empty for a document that shares nothing worth it.
+    """
+
+    families: tuple[tuple[tuple[int, int], ...], ...]
+
+    def __bool__(self) -> bool:
+        return any(self.families)
+
+    def arranged(self, order: Indices) -> tuple[Indices, Indices]:
+        """Put the documents of an order that share a prefix side by side, each family where the first of it stood.
+
+        A document that occurs again is another one's neighbour then: its first occurrences stand together, its second ones, and
+        so on, because whoever asked for it twice wants it at two times.
+
+        Shapes: order [M]; returns the new order [M] and the tokens [M] that each shares with the one before it.
+        """
+        times: dict[int, int] = {}
+        first: dict[tuple[int, int, int], int] = {}
+        keys: list[tuple[int, ...]] = []
+        for place, document in enumerate(order.tolist()):
+            turn = times[document] = times.get(document, -1) + 1
+            names = ((*prefix, turn) for prefix in self.families[document])
+            keys.append((*(first.setdefault(name, place) for name in names), place))
+        by_family = sorted(range(len(order)), key=keys.__getitem__)
+        arranged = order[np.asarray(by_family, dtype=np.int64)]
+        shared = [self._between(keys[a], keys[b], int(order[b])) for a, b in pairwise(by_family)]
+        return arranged, np.asarray([0, *shared][: len(order)], dtype=np.int64)
+
+    def _between(self, one: tuple[int, ...], other: tuple[int, ...], document: int) -> int:
+        """Return the tokens of the longest prefix that two neighbours name alike; the last of a key is its place."""
+        tokens = 0
+        for a, b, (_, length) in zip(one[:-1], other[:-1], self.families[document], strict=False):
+            if a != b:
+                break
+            tokens = length
+        return tokens
+
+
+def find_shared_prefixes(documents: Sequence[Rendered], pack_tokens: int) -> SharedPrefixes:
+    """Find the documents that begin alike, for far enough to be worth it, in packs of `pack_tokens`.
+
+    Documents of one prompt are few, and share most of what they are. Where very many share a prefix, as the instructions of a
+    task, only a long one is worth it: packs are then made of them alone.
+    """
+    lengths = np.fromiter(map(len, documents), dtype=np.int64, count=len(documents))
+    families: list[list[tuple[int, int]]] = [[] for _ in documents]
+    for run in _that_begin_alike(documents, lengths):
+        common = [common_prefix(documents[a], documents[b]) for a, b in pairwise(run)]
+        for first, end, tokens in _worth_it(common, lengths[run], pack_tokens):
+            for member in run[first:end]:
+                families[member].append((run[first], tokens))
+    return SharedPrefixes(tuple(map(tuple, families)))
+
+
+def _that_begin_alike(documents: Sequence[Rendered], lengths: Indices) -> Iterator[list[int]]:
+    """Yield groups of documents with the same first tokens, sorted by their tokens, so that the most alike are neighbours."""
+    long_enough = np.flatnonzero(lengths > LEAST_SHARED_TOKENS).tolist()
+    by_beginning: dict[bytes, list[int]] = {}
+    for number in long_enough:
+        by_beginning.setdefault(documents[number].ids[:LEAST_SHARED_TOKENS].tobytes(), []).append(number)
+    for group in by_beginning.values():
+        if len(group) > 1:
+            # Big-endian bytes sort as the tokens do.
+            yield sorted(group, key=lambda number: documents[number].ids.astype(">u4").tobytes())
+
+
+def _worth_it(common: Sequence[int], lengths: Indices, pack_tokens: int) -> Iterator[tuple[int, int, int]]:
+    """Yield (first, end, tokens) of the runs of sorted documents that share a prefix worth a branch, wider before narrower.
+
+    `common[i]` are the tokens that documents i and i + 1 share.
+    """
+    until = np.concatenate([[0], np.cumsum(lengths)])
+    around: list[
+        tuple[int, int, bool]
+    ] = []  # end, tokens and whether it fits one pack, of each run chosen around this one
+    for first, end, tokens in _nested_runs(common):
+        while around and around[-1][0] <= first:
+            around.pop()
+        _, known, together = around[-1] if around else (0, 0, False)
+        total = int(until[end] - until[first])
+        one_pack = total - (end - first - 1) * tokens <= pack_tokens
+        part = LEAST_SHARED_PART if one_pack else LEAST_SHARED_PART_OF_MANY
+        least = 0.0 if together else part * total / (end - first)
+        if tokens - known >= max(LEAST_SHARED_TOKENS, least):
+            around.append((end, tokens, one_pack))
+            yield first, end, tokens
+
+
+def _nested_runs(common: Sequence[int]) -> list[tuple[int, int, int]]:
+    """Return (first, end, tokens) of every largest run of documents that share that many tokens; wider before narrower.
+
+    Example:
+        >>> _nested_runs([3, 5, 0, 4])
+        [(0, 3, 3), (1, 3, 5), (3, 5, 4)]
+    """
+    found = []
+    stack: list[tuple[int, int]] = []  # first document and shared tokens of the runs that are still open
+    for number, tokens in enumerate([*common, 0]):
+        first = number
+        while stack and stack[-1][1] > tokens:
+            first, longer = stack.pop()
+            found.append((first, number + 1, longer))
+        if tokens and (not stack or stack[-1][1] < tokens):
+            stack.append((first, tokens))
+    return sorted(found, key=lambda run: (run[0], -run[1]))
