@@ -50,7 +50,12 @@ def write_text(path: str | Path, text: str) -> None:
 
 def write_json(path: str | Path, value: Any) -> None:
     """Replace the content of `path` by `value` as indented JSON, in one step (see `encode_json`)."""
-    write_text(path, encode_json(value, indent=2) + "\n")
+    write_text(path, json_text(value))
+
+
+def json_text(value: Any) -> str:
+    """Return the text that `write_json` writes."""
+    return encode_json(value, indent=2) + "\n"
 
 
 @contextmanager

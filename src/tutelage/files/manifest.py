@@ -8,10 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from tutelage.files.atomic import write_json
+from tutelage.files.atomic import json_text, write_text
 
 MANIFEST_NAME = "manifest.json"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+_UNSEALED = "0" * 64
 
 
 def sha256_file(path: str | Path) -> str:
@@ -21,12 +22,17 @@ def sha256_file(path: str | Path) -> str:
 
 
 def write_manifest(folder: str | Path, *, about: Mapping[str, Any] | None = None) -> None:
-    """Write `manifest.json`: size and SHA-256 of every file below `folder`, and what the caller adds in `about`."""
+    """Write `manifest.json`: size and SHA-256 of every file below `folder`, and what the caller adds in `about`.
+
+    Its own `seal` is the SHA-256 of its bytes with zeros in place of the seal.
+    """
     folder = Path(folder)
     files = {
         name: {"size": path.stat().st_size, "sha256": sha256_file(path)} for name, path in _files_below(folder).items()
     }
-    write_json(folder / MANIFEST_NAME, {"format": FORMAT_VERSION, "about": dict(about or {}), "files": files})
+    content = {"format": FORMAT_VERSION, "about": dict(about or {}), "files": files, "seal": _UNSEALED}
+    unsealed = json_text(content)
+    write_text(folder / MANIFEST_NAME, json_text({**content, "seal": _sha256(unsealed.encode())}))
 
 
 def read_manifest(folder: str | Path) -> dict[str, Any]:
@@ -45,18 +51,29 @@ def verify_manifest(folder: str | Path) -> list[str]:
     """Return what differs between `folder` and its manifest, in words; an empty list means all is as it was written."""
     folder = Path(folder)
     try:
-        expected = read_manifest(folder)["files"]
+        manifest = read_manifest(folder)
     except FileNotFoundError:
         return [f"{MANIFEST_NAME} is missing"]
     except ValueError as error:
         return [f"{MANIFEST_NAME} cannot be read: {error}"]
-    present = _files_below(folder)
-    problems = [f"{name} is not in the manifest" for name in sorted(present.keys() - expected.keys())]
+    expected, present = manifest["files"], _files_below(folder)
+    sealed = _is_sealed(folder / MANIFEST_NAME, manifest.get("seal"))
+    problems = [] if sealed else [f"{MANIFEST_NAME} has other content (its seal does not fit)"]
+    problems += [f"{name} is not in the manifest" for name in sorted(present.keys() - expected.keys())]
     for name, facts in sorted(expected.items()):
         problem = _difference(folder, name, facts)
         if problem:
             problems.append(problem)
     return problems
+
+
+def _is_sealed(path: Path, seal: Any) -> bool:
+    content = path.read_bytes()
+    return isinstance(seal, str) and _sha256(content.replace(seal.encode(), _UNSEALED.encode())) == seal
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def _difference(folder: Path, name: str, facts: Any) -> str | None:

@@ -60,3 +60,14 @@ def test_a_manifest_cannot_point_outside_its_folder(folder: Path, name: str) -> 
     manifest["files"][name] = {"size": 1, "sha256": ""}
     (folder / MANIFEST_NAME).write_text(json.dumps(manifest))
     assert f"{name} is not an entry that a manifest may have" in verify_manifest(folder)
+
+
+def test_every_bit_of_a_manifest_is_held_by_its_seal(folder: Path) -> None:
+    path = folder / MANIFEST_NAME
+    content = path.read_bytes()
+    assert verify_manifest(folder) == []
+    for place in range(len(content)):
+        path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+        assert verify_manifest(folder) != [], f"a flipped bit in byte {place}"
+    path.write_bytes(content[:-1])
+    assert verify_manifest(folder) != []

@@ -1,0 +1,209 @@
+"""A checkpoint survives what machines do to files: power cuts, kills, full disks, damaged bytes. Or it is known not to have."""
+
+from __future__ import annotations
+
+import os
+import random
+import resource
+import shutil
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from power import Disk
+from tiny import tiny_model
+from tutelage.config.schema import TrainConfig
+from tutelage.files import atomic
+from tutelage.files.rundir import RunDir
+from tutelage.train import checkpoint
+from tutelage.train.checkpoint import RunState, keep_newest, newest_whole_checkpoint, save_checkpoint
+from tutelage.train.optim import build_optimiser
+from tutelage.train.stop import Improvement
+
+OLD, NEW = 2, 4
+OPERATIONS = ("mkdir", "open", "fsync", "rename", "replace", "unlink", "rmdir")
+
+
+@pytest.fixture(scope="module")
+def trained() -> tuple[torch.nn.Module, torch.optim.Optimizer]:
+    model = tiny_model("llama_tied")
+    optimiser = build_optimiser(model, TrainConfig(learning_rate=0.01))
+    ids = torch.tensor([[5, 9, 3, 7]])
+    model(input_ids=ids, labels=ids).loss.backward()
+    optimiser.step()
+    optimiser.zero_grad()
+    return model, optimiser
+
+
+@pytest.fixture
+def run(tmp_path: Path, trained: tuple[torch.nn.Module, torch.optim.Optimizer]) -> Iterator[RunDir]:
+    """Open a run that has the checkpoint of step 2."""
+    with RunDir.create(tmp_path / "run") as made:
+        save(made, trained, OLD)
+        yield made
+
+
+def save(run: RunDir, trained: tuple[torch.nn.Module, torch.optim.Optimizer], step: int) -> None:
+    save_checkpoint(run.checkpoint(step), *trained, RunState(step, Improvement(), "config", "data"))
+
+
+def newest_in(folder: Path) -> int | None:
+    """Return the step of the newest whole checkpoint of the run in `folder`."""
+    found, _ = newest_whole_checkpoint(RunDir(folder))
+    return None if found is None else checkpoint.read_state(found).step
+
+
+@pytest.mark.parametrize("names_without_bytes", [False, True])
+def test_a_power_cut_leaves_the_old_checkpoint_or_the_new_one(
+    run: RunDir, trained: tuple[torch.nn.Module, torch.optim.Optimizer], tmp_path: Path, names_without_bytes: bool
+) -> None:
+    found = steps_after_cuts(run, trained, tmp_path, names_without_bytes=names_without_bytes)
+    assert set(found) == {OLD, NEW}
+    assert found == sorted(found), "the new checkpoint was there and went away again"
+    assert found[-1] == NEW
+
+
+def test_the_model_of_a_power_cut_knows_a_save_that_forgets_to_flush(
+    run: RunDir, trained: tuple[torch.nn.Module, torch.optim.Optimizer], tmp_path: Path
+) -> None:
+    assert None in steps_after_cuts(run, trained, tmp_path, names_without_bytes=True, flushes=False)
+
+
+def steps_after_cuts(
+    run: RunDir,
+    trained: tuple[torch.nn.Module, torch.optim.Optimizer],
+    tmp_path: Path,
+    *,
+    names_without_bytes: bool,
+    flushes: bool = True,
+) -> list[int | None]:
+    """Save and clear away, and return what a cut after each file operation leaves to go on from."""
+    disk = Disk(run.path)
+    with pytest.MonkeyPatch.context() as patch:
+        disk.watch(patch, flushes=flushes)
+        save(run, trained, NEW)
+        keep_newest(run, 1)
+    found = []
+    for number, moment in enumerate(disk.moments):
+        folder = tmp_path / f"cut-{number}"
+        disk.after_cut(moment, folder, names_without_bytes=names_without_bytes)
+        found.append(newest_in(folder))
+        shutil.rmtree(folder)
+    assert len(found) >= 8
+    return found
+
+
+def test_a_kill_at_any_file_operation_leaves_the_old_checkpoint_or_the_new_one(
+    run: RunDir, trained: tuple[torch.nn.Module, torch.optim.Optimizer]
+) -> None:
+    found, number = [], 0
+    while not found or found[-1][1] == -signal.SIGKILL:
+        ended = in_child(lambda number=number: (kill_at(number), save(run, trained, NEW), keep_newest(run, 1)))
+        found.append((newest_in(run.path), ended))
+        atomic.remove_staging(run.checkpoints)
+        number += 1
+        if found[-1][0] == NEW and found[-1][1] != 0:  # begin again from the old one
+            shutil.rmtree(run.checkpoint(NEW))
+            if not run.checkpoint(OLD).is_dir():
+                save(run, trained, OLD)
+    assert {step for step, _ in found} == {OLD, NEW}
+    assert len(found) > 10
+
+
+def kill_at(number: int) -> None:
+    """Let this process kill itself at file operation `number` from here on."""
+    left = iter(range(number, -1, -1))
+
+    def deadly(really: Callable[..., object]) -> Callable[..., object]:
+        def operation(*args: object, **kwargs: object) -> object:
+            if next(left) == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return really(*args, **kwargs)
+
+        return operation
+
+    for name in OPERATIONS:
+        setattr(os, name, deadly(getattr(os, name)))
+
+
+def in_child(action: Callable[[], object]) -> int:
+    """Run `action` in a forked process and return its exit code: 0, 1 after an error, or minus the signal that ended it."""
+    child = os.fork()
+    if child == 0:
+        try:
+            action()
+        except BaseException:  # noqa: BLE001 - whatever it was, the child must not go on as a second pytest
+            os._exit(1)
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+@pytest.mark.parametrize("part", [part / 20 for part in range(20)])
+def test_a_disk_that_fills_up_while_saving_leaves_the_old_checkpoint_alone(
+    run: RunDir, trained: tuple[torch.nn.Module, torch.optim.Optimizer], part: float
+) -> None:
+    before = {file: file.read_bytes() for file in run.checkpoints.rglob("*") if file.is_file()}
+    largest = max(map(len, before.values()))
+
+    def save_with_little_room() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # so that the write fails and says so, as on a full disk
+        resource.setrlimit(resource.RLIMIT_FSIZE, (int(part * largest), resource.RLIM_INFINITY))
+        save(run, trained, NEW)
+
+    assert in_child(save_with_little_room) == 1
+    assert {file: file.read_bytes() for file in run.checkpoints.rglob("*") if file.is_file()} == before
+
+
+def missing(file: Path) -> None:
+    file.unlink()
+
+
+def truncated(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-1])
+
+
+def flipped(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[random.Random(file.name).randrange(len(content))] ^= 1 << random.Random(file.name).randrange(8)
+    file.write_bytes(content)
+
+
+def zeroed(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    block = random.Random(file.name).randrange(len(content))
+    content[block : block + 4096] = bytes(len(content[block : block + 4096]))
+    file.write_bytes(content)
+
+
+def swapped_with_the_older(file: Path) -> None:
+    content = bytearray((file.parents[1] / f"step-{OLD:06d}" / file.name).read_bytes())
+    if content == file.read_bytes():  # of the same weights: make the older file another one
+        content = content[:-2] + b"x}" if file.suffix == ".json" else bytes(len(content))
+    file.write_bytes(content)
+
+
+def extra(file: Path) -> None:
+    file.with_name(f"{file.stem}-2{file.suffix}").write_bytes(file.read_bytes())
+
+
+FAULTS = (missing, truncated, flipped, zeroed, swapped_with_the_older, extra)
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: str(fault.__name__))
+def test_damage_to_any_file_is_noticed_and_the_older_checkpoint_taken(
+    run: RunDir, trained: tuple[torch.nn.Module, torch.optim.Optimizer], fault: Callable[[Path], None]
+) -> None:
+    save(run, trained, NEW)
+    files = sorted(file for file in run.checkpoint(NEW).rglob("*") if file.is_file())
+    assert len(files) >= 4
+    for file in files:
+        whole = run.path / "whole"
+        shutil.copytree(run.checkpoint(NEW), whole)
+        assert newest_in(run.path) == NEW
+        fault(file)
+        assert newest_in(run.path) == OLD, f"{fault.__name__}: {file.name}"
+        shutil.rmtree(run.checkpoint(NEW))
+        whole.rename(run.checkpoint(NEW))
