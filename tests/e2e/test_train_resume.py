@@ -2,86 +2,34 @@
 
 from __future__ import annotations
 
-import json
-import os
-import signal
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
-from safetensors.torch import load_file
 
+import tiny_runs
 from tiny import tiny_folder
-from tutelage.config.load import Resolved, load_config
+from tiny_runs import Stopper, outcome, write_texts
 from tutelage.errors import RunDirError
 from tutelage.files import jsonl
 from tutelage.files.rundir import RunDir
-from tutelage.generate.local import generate
-from tutelage.train.loop import train
 from tutelage.train.narrate import Narrator
-from tutelage.train.trainee import Start
 
 NUM_STEPS = 6
-
-
-class Stopper(Narrator):
-    """Sends this process a SIGTERM when a step is done, as a scheduler would."""
-
-    def __init__(self, step: int) -> None:
-        self.at = step
-
-    def step(self, metrics: Mapping[str, Any]) -> None:
-        if metrics["step"] == self.at:
-            os.kill(os.getpid(), signal.SIGTERM)
+SETTINGS = (f"train.max_steps={NUM_STEPS}", "train.neftune_alpha=5")
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("resume")
     tiny_folder(folder / "model", "gpt2", resid_pdrop=0.1, embd_pdrop=0.1, attn_pdrop=0.1)
-    texts = [f"The baker number {i} sells {i % 7} loaves and {i % 5} cakes. " * (1 + i % 3) for i in range(60)]
-    (folder / "text.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    write_texts(folder)
     return folder
 
 
-def configuration(place: Path, *changes: str) -> Resolved:
-    return load_config(
-        None,
-        [
-            f"model.path={place / 'model'}",
-            f"data.train.0.path={place / 'text.jsonl'}",
-            "data.held_out_fraction=0.1",
-            "data.max_tokens=128",
-            "train.batch_tokens=512",
-            "train.learning_rate=1e-3",
-            f"train.max_steps={NUM_STEPS}",
-            "train.neftune_alpha=5",
-            "train.evaluate_every_steps=2",
-            "train.early_stopping.patience=50",
-            "sample.count=1",
-            "sample.max_new_tokens=4",
-            *changes,
-        ],
-    )
-
-
 def go(place: Path, name: str, *changes: str, narrator: Narrator | None = None, resume: bool = False) -> str:
-    folder = place / name
-    with RunDir.open(folder, lock=True) if resume else RunDir.create(folder) as run:
-        resolved = configuration(place, *changes)
-        return train(resolved, run, generate=generate, narrator=narrator, start=Start.WEIGHTS, resume=resume).status
-
-
-def outcome(folder: Path) -> tuple[dict[str, bytes], list[dict[str, Any]]]:
-    """Return the bytes of the final weights, and what was measured on the way, without the clock."""
-    weights = {name: tensor.numpy().tobytes() for name, tensor in load_file(folder / "final/model.safetensors").items()}
-    lines = [
-        *jsonl.read(folder / "metrics.jsonl"),
-        *jsonl.read(folder / "evals.jsonl"),
-        *jsonl.read(folder / "samples.jsonl"),
-    ]
-    return weights, [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
+    return tiny_runs.go(place, name, *SETTINGS, *changes, narrator=narrator, resume=resume)
 
 
 @pytest.fixture(scope="module")
