@@ -108,7 +108,6 @@ def print_plan(description: Mapping[str, Any]) -> None:
 
 def plan_rows(description: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return the plan as (what, figure) for people."""
-    memory = description["memory_bytes"]
     rows = [
         ("documents", f"{description['documents']:,} to train on, {description['held_out_documents']:,} held out"),
         ("tokens", f"{description['tokens']:,}, of which {description['supervised_tokens']:,} carry loss"),
@@ -117,6 +116,8 @@ def plan_rows(description: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("steps", f"{description['steps']:,}"),
         ("packs", f"{description['packs']:,} of {description['pack_tokens']:,} tokens, {description['fill']:.1%} full"),
     ]
+    if description["computed_tokens"] < description["planned_tokens"]:
+        rows.append(("shared prefixes", description["shared_prefixes"]))
     if description["dropped_rows"] or description["dropped_tokens"]:
         reasons = "".join(f"{count:,} rows {reason}, " for reason, count in description["dropped_rows"].items())
         rows.insert(1, ("left out", f"{reasons}{description['dropped_tokens']:,} rendered tokens"))
@@ -125,12 +126,16 @@ def plan_rows(description: Mapping[str, Any]) -> list[tuple[str, str]]:
         rows.append((f"source {share['source']}", f"{share['realised']:.1%} of the trained tokens{asked}"))
     rows += [
         ("parameters", f"{description['parameters']:,}, of which {description['trainable_parameters']:,} are trained"),
-        (
-            "memory (estimate)",
-            f"{_bytes(sum(memory.values()))}: " + ", ".join(f"{name} {_bytes(size)}" for name, size in memory.items()),
-        ),
+        ("memory (estimate)", _memory(description)),
     ]
     return rows
+
+
+def _memory(description: Mapping[str, Any]) -> str:
+    parts = description["memory_bytes"]
+    known = ", ".join(f"{name.replace('_', ' ')} {_bytes(size)}" for name, size in parts.items())
+    total = description["memory_predicted_bytes"]
+    return f"{_bytes(total)}: {known}" if total is not None else f"not known; beside activations, {known}"
 
 
 def print_result(result: TrainResult, path: Path) -> None:

@@ -57,6 +57,23 @@ class Layout(StrEnum):
     SINGLE = "single"
 
 
+class Checkpointing(StrEnum):
+    """What a layer computes again in the backward pass instead of keeping it."""
+
+    AUTO = "auto"
+    NONE = "none"
+    SELECTIVE = "selective"
+    LAYERS = "layers"
+
+
+class Parallel(StrEnum):
+    """What each process of `torchrun` holds of the model; the loss does not depend on it."""
+
+    AUTO = "auto"
+    REPLICATE = "replicate"
+    SHARD = "shard"
+
+
 class Schedule(StrEnum):
     """Learning rate after warm-up."""
 
@@ -74,10 +91,17 @@ class Precision(StrEnum):
     BF16_PURE = "bf16_pure"
 
 
+_YES_OR_NO = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
+
+
 def _layout_from_bool(value: Any) -> Any:
-    yes_or_no = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
-    asked = yes_or_no.get(str(value).lower())
+    asked = _YES_OR_NO.get(str(value).lower())
     return value if asked is None else Layout.PACKED if asked else Layout.PADDED
+
+
+def _checkpointing_from_bool(value: Any) -> Any:
+    asked = _YES_OR_NO.get(str(value).lower())
+    return value if asked is None else Checkpointing.LAYERS if asked else Checkpointing.NONE
 
 
 class ModelConfig(Section):
@@ -232,9 +256,12 @@ class TrainConfig(Section):
     batch_sequences: int | None = Field(default=None, gt=0)
     """Documents per optimiser step; when set, it replaces `batch_tokens`."""
     micro_tokens: int | None = Field(default=None, gt=1)
-    """Tokens of one forward pass (one pack); None takes `data.max_tokens`."""
+    """Tokens of one forward pass (one pack); None takes `data.max_tokens`, or less where memory is too small for that."""
     packing: Annotated[Layout, BeforeValidator(_layout_from_bool)] = Layout.AUTO
     """`auto` packs when the model can be isolated; `true`/`packed`, `false`/`padded`, or `single` (one document a pass)."""
+    shared_prefixes: bool = True
+    """Compute what packed documents begin with in common once, as one prompt of several answers, where it saves a sixth of the tokens
+    or more and the model allows it; `train.batch_tokens` then counts the tokens that are computed."""
     seed: int = Field(default=0, ge=0, lt=2**63)
     """Seed of order, dropout, NEFTune noise and new weights."""
     precision: Precision = Precision.AUTO
@@ -249,8 +276,9 @@ class TrainConfig(Section):
     """Largest gradient norm; 0 turns clipping off."""
     neftune_alpha: float = Field(default=0.0, ge=0)
     """Noise on the embeddings (NEFTune, arXiv 2310.05914); 5 is the paper's smallest setting, 0 off."""
-    gradient_checkpointing: bool = False
-    """Recompute activations in the backward pass: less memory, about a third more time."""
+    gradient_checkpointing: Annotated[Checkpointing, BeforeValidator(_checkpointing_from_bool)] = Checkpointing.AUTO
+    """Compute activations again in the backward pass instead of keeping them: `none`, or `selective` (all but matrix products and
+    attention), or `layers` (all inside a layer: least memory, about a third more time); `auto` takes the first that fits."""
     lora: LoraConfig = LoraConfig()
     """Adapter settings, used when `method` is `lora`."""
     evaluate_every_steps: int | None = Field(default=None, gt=0)
@@ -261,6 +289,9 @@ class TrainConfig(Section):
     """Steps between checkpoints; None keeps only the best (with held-out data) and the last."""
     keep_checkpoints: int = Field(default=2, gt=0)
     """How many checkpoints stay on disk beside the best."""
+    parallel: Parallel = Parallel.AUTO
+    """What each process of `torchrun` holds: all weights (`replicate`) or a part of each (`shard`, FSDP2); `auto` shards where
+    weights, gradients and moments would fill more than half of a process's memory."""
     device: str = "auto"
     """`auto`, `cpu`, `cuda`, or `cuda:N`."""
     threads: int | None = Field(default=None, gt=0)

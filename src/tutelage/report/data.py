@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from tutelage.report.charts import Bar, bar_chart, histogram
 from tutelage.report.figures import MISSING, compact, count, number, percent, size
@@ -26,7 +27,7 @@ def data_section(run: Run) -> Section:
         h("div", {"class": "charts"}, charts) if charts else None,
         _share_table(run.plan.shares),
         h("h3", None, "Plan"),
-        _plan_table(run.plan),
+        _plan_table(run.plan, run.environment.get("memory_measured_bytes")),
     ]
     return Section("data", "Data", join(parts))
 
@@ -117,7 +118,7 @@ def _histograms(plan: Plan) -> list[Markup]:
     return charts
 
 
-def _plan_table(plan: Plan) -> Markup:
+def _plan_table(plan: Plan, measured_bytes: Any) -> Markup:
     rows: list[tuple[str, Child]] = [
         ("documents trained on", count(plan.documents)),
         ("documents held out", count(plan.held_out_documents)),
@@ -129,8 +130,18 @@ def _plan_table(plan: Plan) -> Markup:
     for name, choice in (("layout", plan.layout), ("attention", plan.attention)):
         reason = h("span", {"class": "soft"}, f" - {choice.reason}") if choice and choice.reason else None
         rows.append((name, join([choice.name, reason]) if choice else MISSING))
-    rows += [(f"memory estimate, {name.replace('_', ' ')}", size(n)) for name, n in (plan.memory_bytes or {}).items()]
+    rows.append(("memory of a step", _memory(plan, measured_bytes)))
     return facts(rows)
+
+
+def _memory(plan: Plan, measured_bytes: Any) -> str:
+    parts = ", ".join(f"{name.replace('_', ' ')} {size(n)}" for name, n in (plan.memory_bytes or {}).items())
+    if not parts:
+        return MISSING
+    if plan.memory_predicted_bytes is None:
+        return f"not predicted; beside activations, {parts}"
+    measured = f"; measured {size(measured_bytes)}" if isinstance(measured_bytes, int) else ""
+    return f"predicted {size(plan.memory_predicted_bytes)} ({parts}){measured}"
 
 
 def _tokens(plan: Plan) -> str:

@@ -181,7 +181,8 @@ def _source_ledger(name: str, row: Mapping[str, Any]) -> SourceLedger:
 def _read_plan(path: Path) -> Plan:
     row = _json_object(path)
     plain = ("documents", "held_out_documents", "tokens", "supervised_tokens", "packs", "fill", "steps", "epochs")
-    values = {name: _number(row.get(name)) for name in (*plain, "parameters", "trainable_parameters")}
+    of_model = ("parameters", "trainable_parameters", "memory_predicted_bytes")
+    values = {name: _number(row.get(name)) for name in (*plain, *of_model)}
     histograms = {
         str(name): Histogram(tuple(map(float, bins["edges"])), tuple(map(float, bins["counts"])))
         for name, bins in _mapping(row.get("histograms")).items()

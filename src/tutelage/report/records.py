@@ -176,6 +176,7 @@ class Plan:
     layout: Choice | None = None
     attention: Choice | None = None
     memory_bytes: Mapping[str, float | None] | None = None
+    memory_predicted_bytes: float | None = None
     histograms: Mapping[str, Histogram] | None = None
     shares: tuple[Share, ...] = ()
 

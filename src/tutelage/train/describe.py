@@ -1,4 +1,4 @@
-"""What the run sets out to do, in figures: the plan file, the memory estimate, and pictures of a few masks."""
+"""What the run sets out to do, in figures: the plan file, and pictures of a few masks."""
 
 # D documents
 
@@ -9,11 +9,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from tutelage.chat.pieces import Pieces
 from tutelage.chat.rendered import Part, Rendered
-from tutelage.config.schema import Config, Precision
+from tutelage.config.schema import Config
 from tutelage.train.plan import RunPlan
 from tutelage.train.prepare import Prepared
 
@@ -21,9 +20,6 @@ Int64s = npt.NDArray[np.int64]
 
 HISTOGRAM_BINS = 32
 SHOWN_TOKENS = 400
-ACTIVATION_TENSORS = (
-    14  # tensors of [T, hidden] that a decoder layer keeps for its backward pass, the wide MLP ones counted by width
-)
 
 
 def describe_plan(prepared: Prepared, plan: RunPlan, config: Config) -> dict[str, Any]:
@@ -42,6 +38,8 @@ def describe_plan(prepared: Prepared, plan: RunPlan, config: Config) -> dict[str
         "steps": plan.num_steps,
         "epochs": config.train.epochs if config.train.max_steps is None else _epochs(prepared, plan),
         "planned_tokens": plan.num_tokens,
+        "computed_tokens": plan.computed_tokens,
+        "shared_prefixes": plan.sharing.reason,
         "packs": plan.num_packs,
         "pack_tokens": plan.slot_tokens,
         "fill": plan.fill,
@@ -80,31 +78,6 @@ def _shares(prepared: Prepared, plan: RunPlan, lengths: Int64s, supervised: Int6
             }
         )
     return shares
-
-
-def estimate_memory(
-    model: torch.nn.Module, precision: Precision, micro_tokens: int, *, checkpointing: bool
-) -> dict[str, int]:
-    """Estimate the bytes of one process at the peak of a step; works on the meta device, too.
-
-    Weights, gradients and optimiser state are exact. Activations are a rough count: what each layer keeps for one pack, without
-    the logits, which exist for supervised tokens only.
-    """
-    parameters = list(model.parameters())
-    trainable = [p for p in parameters if p.requires_grad]
-    config = getattr(model, "config", None)
-    text = config.get_text_config() if config is not None else None
-    hidden = int(getattr(text, "hidden_size", 0) or 0)
-    layers = int(getattr(text, "num_hidden_layers", 0) or 0)
-    wide = int(getattr(text, "intermediate_size", 0) or 4 * hidden)
-    per_token = hidden if checkpointing else ACTIVATION_TENSORS * hidden + 4 * wide
-    number_bytes = 4 if precision is Precision.FP32 else 2
-    return {
-        "weights": sum(p.numel() * p.element_size() for p in parameters),
-        "gradients": sum(p.numel() * p.element_size() for p in trainable),
-        "optimiser": 2 * sum(p.numel() * p.element_size() for p in trainable),
-        "activations": micro_tokens * layers * per_token * number_bytes,
-    }
 
 
 def picture_masks(prepared: Prepared) -> dict[str, Any]:

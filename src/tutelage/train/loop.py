@@ -14,8 +14,10 @@ from pathlib import Path
 from tutelage.config.load import Resolved
 from tutelage.config.schema import EarlyStopping
 from tutelage.files.rundir import RunDir
+from tutelage.model.adapters import is_adapted
 from tutelage.model.export import save_model
 from tutelage.parallel import agree
+from tutelage.parallel.shard import in_step, is_sharded, whole_weights
 from tutelage.train.books import Books
 from tutelage.train.checkpoint import RunState, best_folder, keep_newest, load_weights, save_best, save_checkpoint
 from tutelage.train.environment import choose_device
@@ -91,7 +93,9 @@ def _train(scene: Scene, journal: Journal, narrator: Narrator, generate: Generat
 
     # The steps.
     progress, books = _Progress(state, latest=before, best=before), Books(scene.documents)
+    scene.meter.begin()
     stopped = _take_steps(look, progress, books)
+    _compare_memory(look)
     state = progress.state
     journal.receipt.add(books.conservation())
     books.book(prepared.ledger)
@@ -125,12 +129,12 @@ class _Look:
         return evaluation
 
     def sample(self, step: int) -> tuple[Sample, ...]:
-        """Answer the prompts of the samples; only the main rank does."""
+        """Answer the prompts of the samples: the main rank does, and with it all ranks that hold a part of the model."""
         scene = self.scene
-        if not scene.prompts or not self.journal.writes:
+        if not scene.prompts or not (self.journal.writes or is_sharded(scene.model)):
             return ()
         limit, renderer = scene.config.sample.max_new_tokens, scene.prepared.renderer
-        with scene.settings.autocast():
+        with scene.settings.autocast(), in_step(scene.model):
             samples = write_samples(
                 scene.model, scene.prompts, self.generate, renderer, step=step, max_new_tokens=limit
             )
@@ -180,13 +184,22 @@ def _take_steps(look: _Look, progress: _Progress, books: Books) -> bool:
             # Everything of this step is on the disk before its checkpoint is: whoever resumes there repeats none of it.
             progress.state = replace(progress.state, step=step)
             stopping = agree.any_rank(bool(stop), scene.settings.device) and not is_last
-            if look.journal.writes:
-                _save(look, progress.state, stopping=stopping)
+            _save(look, progress.state, stopping=stopping)
             if stopping:
                 narrator.say(f"stopped by {stop.signal_name or 'another rank'} after step {step}; go on with --resume")
                 break
     narrator.end()
     return stopping
+
+
+def _compare_memory(look: _Look) -> None:
+    """Write down and say what the steps took of memory, beside what was predicted."""
+    scene, measured = look.scene, look.scene.meter.peak_bytes()
+    if measured is None:
+        return
+    look.journal.write(look.journal.run.environment, {**scene.environment, "memory_measured_bytes": measured})
+    predicted = "not predicted" if scene.predicted_bytes is None else f"predicted {scene.predicted_bytes / 1e9:.2f} GB"
+    look.narrator.say(f"memory {predicted}, measured {measured / 1e9:.2f} GB")
 
 
 def _take_step(look: _Look, books: Books, step: int) -> None:
@@ -222,7 +235,9 @@ def _settle(look: _Look, progress: _Progress) -> Evaluation | None:
         load_weights(best_folder(run, state.improvement.best_step), scene.model)
         look.narrator.say(f"the result is the best checkpoint, of step {state.improvement.best_step}")
         evaluation = progress.best
+    weights = whole_weights(scene.model, trainable_only=is_adapted(scene.model))
     if look.journal.writes:
         template = prepared.renderer.template if prepared.contract is not None else None
-        save_model(scene.model, prepared.tokenizer, template, run.final, stop_ids=prepared.renderer.stop_ids)
+        stop_ids = prepared.renderer.stop_ids
+        save_model(scene.model, prepared.tokenizer, template, run.final, stop_ids=stop_ids, weights=weights)
     return evaluation

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 
@@ -17,9 +16,11 @@ from tutelage.files.rundir import RunDir
 from tutelage.model.load import read_config
 from tutelage.model.locate import locate_model
 from tutelage.parallel import agree
+from tutelage.parallel.shard import release
 from tutelage.train.books import data_checks
-from tutelage.train.describe import describe_plan, estimate_memory, picture_masks
+from tutelage.train.describe import describe_plan, picture_masks
 from tutelage.train.environment import describe_environment, keep_freed_memory
+from tutelage.train.fitting import Began, fit_memory
 from tutelage.train.journal import Journal
 from tutelage.train.layout import choose_layout
 from tutelage.train.narrate import Narrator
@@ -28,13 +29,18 @@ from tutelage.train.plan import RunPlan, plan_run
 from tutelage.train.precision import PrecisionChoice, choose_precision
 from tutelage.train.prepare import Prepared, prepare
 from tutelage.train.sample import Prompt, choose_prompts
+from tutelage.train.sharing import ask_model
 from tutelage.train.step import StepSettings
 from tutelage.train.trainee import Start, Trainee, context_tokens, make_trainee, require_room
+from tutelage.train.usage import PeakMeter, free_bytes
 
 
 @dataclass(frozen=True)
 class Scene:
-    """What the steps need. `fingerprint` is of the documents and their order; `prompts` are those of the samples."""
+    """What the steps need. `fingerprint` is of the documents and their order; `prompts` are those of the samples.
+
+    `environment` is the content of `environment.json`; `meter` measures the memory that was predicted.
+    """
 
     config: Config
     prepared: Prepared
@@ -44,6 +50,9 @@ class Scene:
     settings: StepSettings
     optimiser: torch.optim.Optimizer
     prompts: tuple[Prompt, ...]
+    environment: dict[str, object]
+    meter: PeakMeter
+    predicted_bytes: int | None
 
     @property
     def model(self) -> torch.nn.Module:
@@ -65,7 +74,8 @@ def set_scene(resolved: Resolved, journal: Journal, narrator: Narrator, *, start
     config, run = resolved.config, journal.run
     _set_up_machine(config.train, device)
     journal.write_config(resolved)
-    journal.write(run.environment, describe_environment(device))
+    environment = describe_environment(device)
+    journal.write(run.environment, environment)
 
     prepared = prepare(config, progress=narrator.preparing)
     for line in prepared.news:
@@ -74,9 +84,8 @@ def set_scene(resolved: Resolved, journal: Journal, narrator: Narrator, *, start
     plan = plan_run(prepared.documents, prepared.mixture, config)
     fingerprint = plan.fingerprint(prepared.documents)
     _require_agreement(fingerprint, device)
-    for check in data_checks(prepared, plan, fingerprint):
-        journal.receipt.add(check)
 
+    meter = PeakMeter(device)
     arithmetic = _arithmetic(config, run, start, device)
     trainee = make_trainee(config, start=start, device=device, precision=arithmetic.precision, new_ids=prepared.new_ids)
     require_room(trainee.model, max(map(len, (*prepared.documents, *prepared.held_out))))
@@ -94,17 +103,34 @@ def set_scene(resolved: Resolved, journal: Journal, narrator: Narrator, *, start
         journal.receipt.add(check)
     settings = replace(settings, layout=layout.layout)
 
+    sharing_plan = _settle_sharing(plan, config, prepared, trainee, settings, journal)
+    fit = fit_memory(
+        config, sharing_plan, prepared, trainee.model, settings, free_bytes(device), began=Began.from_file(run.plan)
+    )
+    if fit.plan is not plan:
+        plan, settings = fit.plan, replace(settings, micro_tokens=fit.plan.slot_tokens)
+        fingerprint = plan.fingerprint(prepared.documents)
+        _require_agreement(fingerprint, device)
+    for check in data_checks(prepared, plan, fingerprint):
+        journal.receipt.add(check)
+
     choices = {
         "layout": {"name": layout.layout.value, "reason": layout.reason},
         "precision": {"name": arithmetic.precision.value, "reason": arithmetic.reason},
         "attention": {"name": trainee.attention.name, "reason": trainee.attention.reason},
+        "checkpointing": {"name": fit.checkpointing.value, "reason": fit.reason},
+        "parallel": {"name": trainee.spread.name.value, "reason": trainee.spread.reason},
     }
     for what, choice in choices.items():
         narrator.say(f"{what} {choice['name']}: {choice['reason']}")
+    narrator.say(f"shared prefixes: {plan.sharing.reason}")
     description = {
         **describe_plan(prepared, plan, config),
         **choices,
-        **_describe_trainee(trainee, settings, config),
+        "memory_bytes": fit.named_bytes,
+        "memory_predicted_bytes": fit.predicted_bytes,
+        "parameters": trainee.num_parameters,
+        "trainable_parameters": trainee.num_trainable,
     }
     journal.write(run.plan, description)
     journal.write(run.masks, picture_masks(prepared))
@@ -115,8 +141,21 @@ def set_scene(resolved: Resolved, journal: Journal, narrator: Narrator, *, start
         prepared.renderer,
         context_tokens=min(config.data.max_tokens, context_tokens(trainee.model) or config.data.max_tokens),
     )
+    release(trainee.model)  # the probes may have left weights gathered, which are not those that learn
     optimiser = build_optimiser(trainee.model, config.train)
-    return Scene(config, prepared, plan, fingerprint, trainee, settings, optimiser, tuple(prompts))
+    return Scene(
+        config=config,
+        prepared=prepared,
+        plan=plan,
+        fingerprint=fingerprint,
+        trainee=trainee,
+        settings=settings,
+        optimiser=optimiser,
+        prompts=tuple(prompts),
+        environment=environment,
+        meter=meter,
+        predicted_bytes=fit.predicted_bytes,
+    )
 
 
 def _settings(
@@ -132,6 +171,25 @@ def _settings(
         neftune_alpha=config.train.neftune_alpha,
         sources=prepared.sources,
     )
+
+
+def _settle_sharing(
+    plan: RunPlan, config: Config, prepared: Prepared, trainee: Trainee, settings: StepSettings, journal: Journal
+) -> RunPlan:
+    """Return the plan, made anew without shared prefixes where the model cannot be trained on them."""
+    if plan.sharing.prefixes is None:
+        return plan
+    sharing, check = ask_model(
+        plan.sharing,
+        trainee.model,
+        plan.steps,
+        prepared.documents,
+        layout=settings.layout,
+        autocast=settings.autocast(),
+    )
+    if check is not None:
+        journal.receipt.add(check)
+    return plan if sharing.prefixes else plan_run(prepared.documents, prepared.mixture, config, sharing=sharing)
 
 
 def _arithmetic(config: Config, run: RunDir, start: Start, device: torch.device) -> PrecisionChoice:
@@ -150,20 +208,6 @@ def _set_up_machine(config: TrainConfig, device: torch.device) -> None:
         keep_freed_memory()
     else:
         torch.cuda.set_device(device)
-
-
-def _describe_trainee(trainee: Trainee, settings: StepSettings, config: Config) -> dict[str, Any]:
-    memory = estimate_memory(
-        trainee.model,
-        settings.precision,
-        settings.micro_tokens,
-        checkpointing=config.train.gradient_checkpointing,
-    )
-    return {
-        "memory_bytes": memory,
-        "parameters": trainee.num_parameters,
-        "trainable_parameters": trainee.num_trainable,
-    }
 
 
 def _require_agreement(fingerprint: str, device: torch.device) -> None:

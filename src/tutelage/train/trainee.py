@@ -15,6 +15,7 @@ from tutelage.model.attention import AttentionChoice, choose_attention, register
 from tutelage.model.load import build_from_config, grow_embeddings, load_model, read_config, set_dropout
 from tutelage.model.locate import locate_model
 from tutelage.model.lora_linear import narrow_frozen_matrices
+from tutelage.parallel.spread import SpreadChoice, choose_spread, place_model
 
 
 class Start(StrEnum):
@@ -30,6 +31,7 @@ class Trainee:
 
     model: torch.nn.Module
     attention: AttentionChoice
+    spread: SpreadChoice
     folder: Path
     commit: str | None
 
@@ -99,10 +101,6 @@ def make_trainee(
             model = add_lora(model, config.train.lora, seed=config.train.seed, new_ids=new_ids)
     if precision is Precision.BF16:
         narrow_frozen_matrices(model, torch.bfloat16)
-    model = model.to(device)
-    if config.train.gradient_checkpointing:
-        # transformers lets the embeddings' output require a gradient, for re-entrant checkpoints, which frozen embeddings would
-        # cut off; this kind needs none, and below the first adapter nothing should take part in the backward pass.
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        model.disable_input_require_grads()
-    return Trainee(model.train(), attention, (source.base or source).folder, source.commit)
+    spread = choose_spread(model, config.train.parallel, device)
+    model = place_model(model, spread, device, products=torch.bfloat16 if precision is Precision.BF16 else None)
+    return Trainee(model.train(), attention, spread, (source.base or source).folder, source.commit)

@@ -86,17 +86,25 @@ def test_the_plan_tells_what_was_left_out_of_it() -> None:
         "epochs": 1.0,
         "longest_document_tokens": 60,
         "steps": 4,
+        "planned_tokens": 1000,
+        "computed_tokens": 500,
+        "shared_prefixes": "2.0x fewer tokens",
         "packs": 9,
         "pack_tokens": 128,
         "fill": 0.9,
         "parameters": 7,
         "trainable_parameters": 7,
-        "memory_bytes": {"weights": 28},
+        "memory_bytes": {"weights": 28, "frozen_weights": 4},
+        "memory_predicted_bytes": 32,
         "dropped_tokens": 1234,
         "dropped_rows": {"longer than data.max_tokens": 3},
         "shares": [{"source": "chats", "asked": 0.25, "realised": 0.26}],
     }
     rows = dict(training.plan_rows(description))
+    assert rows["shared prefixes"] == "2.0x fewer tokens"
+    assert rows["memory (estimate)"] == "32 B: weights 28 B, frozen weights 4 B"
+    unknown = dict(training.plan_rows({**description, "memory_predicted_bytes": None}))
+    assert unknown["memory (estimate)"].startswith("not known")
     assert rows["left out"] == "3 rows longer than data.max_tokens, 1,234 rendered tokens"
     assert rows["source chats"] == "26.0% of the trained tokens (asked: 25.0%)"
     whole = {**description, "dropped_rows": {}, "dropped_tokens": 0}

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tutelage.config.load import Resolved, leaves, load_config, preset_names, preset_text
-from tutelage.config.schema import Layout, Method
+from tutelage.config.schema import Checkpointing, Layout, Method
 from tutelage.errors import ConfigError
 
 
@@ -75,7 +75,9 @@ def test_lists_are_replaced_whole_by_a_file_and_by_index_from_the_command_line(t
         ("packing: no", "packing", Layout.PADDED),
         ("packing: true", "packing", Layout.PACKED),
         ("packing: single", "packing", Layout.SINGLE),
-        ("gradient_checkpointing: on", "gradient_checkpointing", True),
+        ("gradient_checkpointing: on", "gradient_checkpointing", Checkpointing.LAYERS),
+        ("gradient_checkpointing: false", "gradient_checkpointing", Checkpointing.NONE),
+        ("gradient_checkpointing: selective", "gradient_checkpointing", Checkpointing.SELECTIVE),
         ("device: 1e5", "device", "1e5"),
         ("max_steps: ~", "max_steps", None),
         ("max_steps:", "max_steps", None),
@@ -123,7 +125,8 @@ def test_a_section_with_all_its_lines_commented_out_is_empty(tmp_path: Path) -> 
         ("train.max_steps=1.5", "is 1.5, but must be a whole number", ""),
         ("train.method=lorra", "is 'lorra', but must be one of full, lora", "did you mean `lora`?"),
         ("data.train.0={path: x, kind: alpacca}", "is 'alpacca', but must be one of auto, messages", "`alpaca`"),
-        ("train.gradient_checkpointing=3", "`train.gradient_checkpointing` is 3, but must be true or false", ""),
+        ("train.gradient_checkpointing=3", "`train.gradient_checkpointing` is 3, but must be one of auto, none", ""),
+        ("train.lora.rslora=3", "`train.lora.rslora` is 3, but must be true or false", ""),
         ("train.lora=3", "`train.lora` is 3, but must be a section", ""),
         ("train.epochs={a: 1}", "`train.epochs` is a section, but must be a number", ""),
         ("data.train=x.jsonl", "`data.train` is 'x.jsonl', but must be a list", "- "),

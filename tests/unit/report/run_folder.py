@@ -129,6 +129,7 @@ def _plan(num_steps: int) -> dict[str, Any]:
         "layout": {"name": "packed", "reason": "the model keeps documents apart"},
         "attention": {"name": "tutelage", "reason": "attention per document on this device"},
         "memory_bytes": {"weights": 540_000_000, "gradients": 19_500_000, "optimiser": 39_000_000, "activations": 310_000_000},
+        "memory_predicted_bytes": 908_500_000,
         "histograms": {
             "document_tokens": {"edges": edges, "counts": [1020, 5200, 4300, 2100, 700, 120]},
             "supervised_tokens": {"edges": edges, "counts": [6100, 4400, 2000, 800, 130, 10]},

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from tiny import tiny_folder
-from tutelage.config.schema import Config, Precision
+from tutelage.config.schema import Checkpointing, Config, Precision
 from tutelage.model.adapters import trainable_parameters
+from tutelage.model.checkpointing import set_checkpointing
 from tutelage.model.lora_linear import narrow_frozen_matrices
 from tutelage.train.trainee import Start, Trainee, make_trainee
 
@@ -19,7 +20,13 @@ IDS = torch.tensor([[5, 9, 200, 33, 7], [8, 3, 60, 61, 2]])
 CPU = torch.device("cpu")
 
 
-def lora_trainee(folder: Path, *, precision: Precision = Precision.FP32, **train: Any) -> Trainee:
+def lora_trainee(
+    folder: Path,
+    *,
+    precision: Precision = Precision.FP32,
+    checkpointing: Checkpointing = Checkpointing.NONE,
+    **train: Any,
+) -> Trainee:
     """A tiny Llama with adapters on all its linear layers, moved away from their start."""
     if not folder.exists():
         tiny_folder(folder, "llama")
@@ -32,6 +39,7 @@ def lora_trainee(folder: Path, *, precision: Precision = Precision.FP32, **train
         }
     )
     trainee = make_trainee(config, start=Start.WEIGHTS, device=CPU, precision=precision)
+    set_checkpointing(trainee.model, checkpointing)
     generator = torch.Generator().manual_seed(1)
     for _, parameter in trainable_parameters(trainee.model):
         parameter.data.add_(0.1 * torch.randn(parameter.shape, generator=generator))
@@ -49,9 +57,11 @@ def run_backward(trainee: Trainee) -> tuple[Tensor, Tensor]:
     return loss.detach(), output
 
 
-@pytest.mark.parametrize("checkpointing", [False, True])
-def test_nothing_below_the_first_adapter_takes_part_in_the_backward_pass(tmp_path: Path, checkpointing: bool) -> None:
-    trainee = lora_trainee(tmp_path / "model", gradient_checkpointing=checkpointing)
+@pytest.mark.parametrize("checkpointing", [Checkpointing.NONE, Checkpointing.SELECTIVE, Checkpointing.LAYERS])
+def test_nothing_below_the_first_adapter_takes_part_in_the_backward_pass(
+    tmp_path: Path, checkpointing: Checkpointing
+) -> None:
+    trainee = lora_trainee(tmp_path / "model", checkpointing=checkpointing)
     _, output = run_backward(trainee)
     assert not output.requires_grad
     assert output.grad_fn is None
@@ -61,7 +71,7 @@ def test_nothing_below_the_first_adapter_takes_part_in_the_backward_pass(tmp_pat
 
 def test_checkpointing_changes_no_gradient_of_an_adapter(tmp_path: Path) -> None:
     plain = lora_trainee(tmp_path / "model")
-    checkpointed = lora_trainee(tmp_path / "model", gradient_checkpointing=True)
+    checkpointed = lora_trainee(tmp_path / "model", checkpointing=Checkpointing.LAYERS)
     assert torch.equal(run_backward(plain)[0], run_backward(checkpointed)[0])
     for (name, want), (_, got) in zip(
         trainable_parameters(plain.model), trainable_parameters(checkpointed.model), strict=True

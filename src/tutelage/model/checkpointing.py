@@ -1,0 +1,42 @@
+"""Which activations a decoder layer keeps for its backward pass: all, those that are dear to compute again, or its input alone."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import torch
+from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint_contexts
+
+from tutelage.config.schema import Checkpointing
+
+PRODUCTS = frozenset({"mm", "addmm", "bmm", "baddbmm"})
+
+
+def set_checkpointing(model: Any, kind: Checkpointing) -> None:
+    """Let every decoder layer of a transformers model, or of a peft model around one, keep what `kind` says.
+
+    Recomputation repeats the layer as it was: the attention mask is an argument of the layer, dropout draws from the random state
+    that its forward pass began with, and noise is added to the embeddings, outside any layer. So no gradient changes.
+    """
+    if kind is Checkpointing.NONE:
+        model.gradient_checkpointing_disable()
+        return
+    options: dict[str, Any] = {"use_reentrant": False}
+    if kind is Checkpointing.SELECTIVE:
+        options["context_fn"] = functools.partial(create_selective_checkpoint_contexts, _policy)
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)
+    # transformers lets the embeddings' output require a gradient, for re-entrant checkpoints, which frozen embeddings would
+    # cut off; this kind needs none, and below the first adapter nothing should take part in the backward pass.
+    model.disable_input_require_grads()
+
+
+def _policy(_: Any, operator: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
+    """Keep the outputs of matrix products and of attention kernels; norms, activations and sums are cheap to repeat.
+
+    A product into a tensor that is there already, as in the fused LoRA layers, is repeated: its output goes on changing.
+    """
+    is_mutable = isinstance(operator, torch._ops.OpOverload) and operator._schema.is_mutable
+    name = operator.overloadpacket.__name__ if isinstance(operator, torch._ops.OpOverload) else ""
+    keep = name in PRODUCTS or "attention" in name or "attn" in name
+    return CheckpointPolicy.MUST_SAVE if keep and not is_mutable else CheckpointPolicy.PREFER_RECOMPUTE
