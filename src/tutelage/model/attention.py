@@ -352,7 +352,7 @@ def _attend_varlen(query: Tensor, key: Tensor, value: Tensor, mask: DocumentMask
     key_bounds = batch.cu_seqlens
     if batch.path_places is not None and batch.cu_pathlens is not None:
         # Fewer queries than keys: the kernel lets the last query see the last key, and so each its whole path.
-        k, v = (nn.functional.embedding(batch.path_places, x.flatten(1)).unflatten(1, x.shape[1:]) for x in (k, v))
+        k, v = (nn.functional.embedding(batch.path_places, x.flatten(1)).view(-1, *x.shape[1:]) for x in (k, v))
         key_bounds = batch.cu_pathlens
     out: Tensor = kernel(
         q,

@@ -24,7 +24,7 @@ from transformers.utils import logging as transformers_logging
 from tutelage.config.schema import ModelConfig
 from tutelage.errors import ModelError, UnsafeError
 from tutelage.model.adapters import load_adapter
-from tutelage.model.attention import register_attention
+from tutelage.model.attention import register_attention, unwrapped
 from tutelage.model.locate import INDEX_NAME, WEIGHTS_NAME, ModelFolder, locate_model
 
 _CAUSAL_ENDINGS = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
@@ -155,6 +155,13 @@ def set_dropout(config: PretrainedConfig, probability: float) -> list[str]:
     for name in names:
         setattr(text, name, probability)
     return names
+
+
+def has_dropout(model: torch.nn.Module) -> bool:
+    """Whether anything is dropped in training, by the architecture or by an adapter."""
+    text = unwrapped(model).config.get_text_config()
+    layers = (module for module in model.modules() if isinstance(module, torch.nn.Dropout))
+    return any(getattr(text, name, None) for name in _DROPOUT_SETTINGS) or any(layer.p for layer in layers)
 
 
 def grow_embeddings(model: PreTrainedModel, new_ids: Sequence[int], *, seed: int = 0) -> int:

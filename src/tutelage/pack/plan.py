@@ -5,6 +5,9 @@ be printed before training, compared after a resume and computed by every rank o
 
 The documents of a step are fixed first, from `batch_tokens` or `batch_sequences` alone; how the forward passes cut the step
 up (`micro_tokens`, padded rows, ranks) comes after and cannot change them.
+
+Where documents share prefixes, those of one prefix stand together in the order and go into packs as one, a tree, whose shared
+tokens count once.
 """
 
 from __future__ import annotations
@@ -19,8 +22,9 @@ import numpy.typing as npt
 from tutelage.config.schema import Config
 from tutelage.data.order import permutation
 from tutelage.errors import ConfigError
+from tutelage.pack.tree import SharedPrefixes
 
-# N documents
+# N documents, M places in the order of an epoch
 
 Indices = npt.NDArray[np.int64]
 
@@ -68,16 +72,30 @@ class PlanOptions:
 
 @dataclass(frozen=True)
 class Step:
-    """One optimiser step: its packs, each a tuple of document indices, and the sum of all loss weights in it."""
+    """One optimiser step: its packs, each a tuple of document indices, and the sum of all loss weights in it.
+
+    `num_tokens` are those of its documents. `shared`, like `packs`, has the tokens that a document shares with the one before
+    it in the pack; it is empty where nothing is shared.
+    """
 
     packs: tuple[tuple[int, ...], ...]
     num_tokens: int
     weight_sum: float
+    shared: tuple[tuple[int, ...], ...] = ()
 
     @property
     def documents(self) -> tuple[int, ...]:
         """Every document of the step, pack by pack."""
         return tuple(document for pack in self.packs for document in pack)
+
+    @property
+    def computed_tokens(self) -> int:
+        """Tokens that the model computes: those of the documents, shared ones once."""
+        return self.num_tokens - sum(map(sum, self.shared))
+
+    def shared_in(self, pack: int) -> tuple[int, ...]:
+        """Return the tokens that each document of a pack shares with the one before."""
+        return self.shared[pack] if self.shared else (0,) * len(self.packs[pack])
 
 
 def plan_packs(
@@ -103,9 +121,17 @@ def plan_packs(
 
 
 def plan_epoch(
-    order: npt.ArrayLike, lengths: npt.ArrayLike, weights: npt.ArrayLike, options: PlanOptions, *, epoch: int
+    order: npt.ArrayLike,
+    lengths: npt.ArrayLike,
+    weights: npt.ArrayLike,
+    options: PlanOptions,
+    *,
+    epoch: int,
+    prefixes: SharedPrefixes | None = None,
 ) -> list[Step]:
     """Plan one epoch: every entry of `order` lands in exactly one step, the last, smaller step included.
+
+    With `prefixes`, documents that share one are brought together, and count in packs and steps for what they compute.
 
     Shapes: order [M] document indices (a document may occur more than once); lengths and weights [N], the tokens and the
     sum of loss weights of each document.
@@ -114,40 +140,94 @@ def plan_epoch(
     order_M = np.asarray(order, dtype=np.int64)
     lengths_N = np.asarray(lengths, dtype=np.int64)
     weights_N = np.asarray(weights, dtype=np.float64)
-    return [
-        _step(packs, order_M, lengths_N, weights_N) for packs in _plan_positions(lengths_N[order_M], options, epoch)
-    ]
+    shared_M = None
+    if prefixes is not None:
+        order_M, shared_M = prefixes.arranged(order_M)
+    places_of_steps = _plan_places(_Tokens(lengths_N[order_M], shared_M), options, epoch)
+    return [_step(packs, order_M, lengths_N, weights_N, shared_M) for packs in places_of_steps]
 
 
-def _step(packs: Sequence[Indices], order_M: Indices, lengths_N: Indices, weights_N: npt.NDArray[np.float64]) -> Step:
+def _step(
+    packs: Sequence[Indices],
+    order_M: Indices,
+    lengths_N: Indices,
+    weights_N: npt.NDArray[np.float64],
+    shared_M: Indices | None,
+) -> Step:
     members = order_M[np.concatenate(packs)]
     return Step(
         packs=tuple(tuple(order_M[pack].tolist()) for pack in packs),
         num_tokens=int(lengths_N[members].sum()),
         weight_sum=math.fsum(weights_N[members]),  # exact, so it does not depend on how the step is cut into packs
+        shared=() if shared_M is None else tuple(_shared_in_pack(pack, shared_M) for pack in packs),
     )
 
 
-def _plan_positions(lengths_M: Indices, options: PlanOptions, epoch: int) -> list[Sequence[Indices]]:
-    """Return the packs of each step, as positions in the order."""
+@dataclass(frozen=True, eq=False)
+class _Tokens:
+    """Of each place in the order: the tokens [M] of its document, and those shared with the place before, None for nowhere."""
+
+    lengths: Indices
+    shared: Indices | None
+
+
+def _plan_places(tokens: _Tokens, options: PlanOptions, epoch: int) -> list[Sequence[Indices]]:
+    """Return the packs of each step, as places in the order."""
+    places = np.arange(len(tokens.lengths))
     if options.batch_sequences is not None:
         size = options.batch_sequences
-        steps = [np.arange(start, min(start + size, len(lengths_M))) for start in range(0, len(lengths_M), size)]
-        return [_repack(step, lengths_M, options, epoch) for step in steps]
+        steps = [places[start : start + size] for start in range(0, len(places), size)]
+        return [_repack(step, tokens, options, epoch) for step in steps]
     pack_tokens = min(options.pack_tokens, options.batch_tokens)
-    packs = plan_packs(lengths_M, pack_tokens, seed=options.seed, epoch=epoch).packs
+    packs = _pack(places, tokens, pack_tokens, options.seed, epoch)
     per_step = options.batch_tokens // pack_tokens
     groups: list[Sequence[Indices]] = [packs[start : start + per_step] for start in range(0, len(packs), per_step)]
     if options.slot_tokens == pack_tokens:
         return groups
-    return [_repack(np.concatenate(group), lengths_M, options, epoch) for group in groups]
+    return [_repack(np.concatenate(group), tokens, options, epoch) for group in groups]
 
 
-def _repack(positions: Indices, lengths_M: Indices, options: PlanOptions, epoch: int) -> Sequence[Indices]:
+def _repack(places: Indices, tokens: _Tokens, options: PlanOptions, epoch: int) -> Sequence[Indices]:
     """Pack the documents of one step for forward passes of `slot_tokens`."""
-    lengths = lengths_M[positions]
-    packs = plan_packs(lengths, options.slot_tokens, seed=options.seed, epoch=epoch, longest_first=True).packs
-    return [positions[pack] for pack in packs]
+    return _pack(places, tokens, options.slot_tokens, options.seed, epoch, longest_first=True)
+
+
+def _pack(
+    places: Indices, tokens: _Tokens, budget_tokens: int, seed: int, epoch: int, *, longest_first: bool = False
+) -> list[Indices]:
+    """Pack documents, or whole trees of them where there are any, into bins of at most `budget_tokens`."""
+    if tokens.shared is None:
+        lengths = tokens.lengths[places]
+        packs = plan_packs(lengths, budget_tokens, seed=seed, epoch=epoch, longest_first=longest_first).packs
+        return [places[pack] for pack in packs]
+    trees, lengths = _trees(places, tokens.lengths, tokens.shared, budget_tokens)
+    packs = plan_packs(lengths, budget_tokens, seed=seed, epoch=epoch, longest_first=longest_first).packs
+    return [np.concatenate([trees[number] for number in pack]) for pack in packs]
+
+
+def _trees(
+    places: Indices, lengths_M: Indices, shared_M: Indices, most_tokens: int
+) -> tuple[list[Indices], npt.NDArray[np.int64]]:
+    """Cut places into trees of at most `most_tokens`, many of one document; return them and the tokens that each computes."""
+    starts: list[int] = []
+    computed: list[int] = []
+    before = -2
+    for number, place in enumerate(places.tolist()):
+        length = int(lengths_M[place])
+        added = length - int(shared_M[place])
+        if place == before + 1 and added < length and computed[-1] + added <= most_tokens:
+            computed[-1] += added
+        else:
+            starts.append(number)
+            computed.append(length)
+        before = place
+    return np.split(places, starts[1:]), np.asarray(computed, dtype=np.int64)
+
+
+def _shared_in_pack(pack: Indices, shared_M: Indices) -> tuple[int, ...]:
+    """Return the tokens that each document of a pack shares with the one before it there."""
+    follows = np.diff(pack, prepend=-2) == 1
+    return tuple(np.where(follows, shared_M[pack], 0).tolist())
 
 
 def _best_fit(lengths_N: Indices, sequence_N: Indices, budget_tokens: int) -> Indices:

@@ -29,7 +29,8 @@ from tutelage.chat.rendered import Rendered
 
 LEAST_SHARED_TOKENS = 16  # a branch costs an attention call of its own in every layer
 LEAST_SHARED_PART = 0.25  # of the mean length, before documents are put side by side for it
-LEAST_SHARED_PART_OF_MANY = 0.5  # the same, where not all of them fit one pack: a pack then shows one kind of text only
+LEAST_SHARED_PART_OF_MANY = 0.5  # the same, where whole packs would show one kind of text only
+FEW_PACKS = 4  # up to which documents are few
 
 Indices = npt.NDArray[np.int64]
 
@@ -192,20 +193,20 @@ def _worth_it(common: Sequence[int], lengths: Indices, pack_tokens: int) -> Iter
 
     `common[i]` are the tokens that documents i and i + 1 share.
     """
-    until = np.concatenate([[0], np.cumsum(lengths)])
+    until, shared_until = (np.concatenate([[0], np.cumsum(numbers)]) for numbers in (lengths, common))
     around: list[
         tuple[int, int, bool]
-    ] = []  # end, tokens and whether it fits one pack, of each run chosen around this one
+    ] = []  # end, tokens, and whether they are few, of the runs chosen around this one
     for first, end, tokens in _nested_runs(common):
         while around and around[-1][0] <= first:
             around.pop()
         _, known, together = around[-1] if around else (0, 0, False)
-        total = int(until[end] - until[first])
-        one_pack = total - (end - first - 1) * tokens <= pack_tokens
-        part = LEAST_SHARED_PART if one_pack else LEAST_SHARED_PART_OF_MANY
+        total = until[end] - until[first]
+        few = total - (shared_until[end - 1] - shared_until[first]) <= FEW_PACKS * pack_tokens
+        part = LEAST_SHARED_PART if few else LEAST_SHARED_PART_OF_MANY
         least = 0.0 if together else part * total / (end - first)
         if tokens - known >= max(LEAST_SHARED_TOKENS, least):
-            around.append((end, tokens, one_pack))
+            around.append((end, tokens, few))
             yield first, end, tokens
 
 

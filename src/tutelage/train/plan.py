@@ -8,7 +8,7 @@ import hashlib
 import itertools
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -18,18 +18,21 @@ from tutelage.config.schema import Config
 from tutelage.data.mixture import Mixture
 from tutelage.errors import ConfigError
 from tutelage.pack.plan import PlanOptions, Step, plan_epoch
+from tutelage.train.sharing import Sharing, find_sharing, judge_sharing
 
 
 @dataclass(frozen=True)
 class RunPlan:
     """All steps in order; `epochs[i]` is the epoch of `steps[i]`.
 
-    Units: `slot_tokens` is how many tokens one pack could hold, so that fill is tokens / (packs * slot_tokens).
+    Units: `slot_tokens` is how many tokens one pack could hold, so that fill is computed tokens / (packs * slot_tokens).
+    `sharing` is what was decided about prefixes that documents share.
     """
 
     steps: tuple[Step, ...]
     epochs: tuple[int, ...]
     slot_tokens: int
+    sharing: Sharing
 
     @property
     def num_steps(self) -> int:
@@ -42,6 +45,11 @@ class RunPlan:
         return sum(step.num_tokens for step in self.steps)
 
     @property
+    def computed_tokens(self) -> int:
+        """Tokens that the model computes over all steps: shared prefixes once."""
+        return sum(step.computed_tokens for step in self.steps)
+
+    @property
     def num_packs(self) -> int:
         """Packs over all steps."""
         return sum(len(step.packs) for step in self.steps)
@@ -49,7 +57,7 @@ class RunPlan:
     @property
     def fill(self) -> float:
         """Part of the packs' slots that holds a token."""
-        return self.num_tokens / max(1, self.num_packs * self.slot_tokens)
+        return self.computed_tokens / max(1, self.num_packs * self.slot_tokens)
 
     @property
     def num_epochs(self) -> int:
@@ -63,17 +71,33 @@ class RunPlan:
             digest.update(document.ids.tobytes())
             digest.update(document.weights.tobytes())
         for step in self.steps:
-            for pack in step.packs:
-                digest.update(np.asarray((len(pack), *pack), dtype=np.int64).tobytes())
+            for number, pack in enumerate(step.packs):
+                shared = step.shared[number] if step.shared else ()
+                digest.update(np.asarray((len(pack), *pack, *shared), dtype=np.int64).tobytes())
         return digest.hexdigest()[:32]
 
 
-def plan_run(documents: Sequence[Rendered], mixture: Mixture, config: Config) -> RunPlan:
+def plan_run(
+    documents: Sequence[Rendered], mixture: Mixture, config: Config, *, sharing: Sharing | None = None
+) -> RunPlan:
     """Plan `train.epochs` passes over the mixture, or exactly `train.max_steps` steps where that is set.
+
+    Documents that share a prefix are brought together as `sharing` says; by default, where that is asked for and worth it.
 
     Raises:
         ConfigError: there is nothing to train on.
     """
+    if sharing is not None:
+        return _plan_run(documents, mixture, config, sharing)
+    found = find_sharing(documents, config)
+    plan = _plan_run(documents, mixture, config, found)
+    if found.prefixes is None:
+        return plan
+    judged = judge_sharing(found, plan.num_tokens, plan.computed_tokens)
+    return replace(plan, sharing=judged) if judged.prefixes else _plan_run(documents, mixture, config, judged)
+
+
+def _plan_run(documents: Sequence[Rendered], mixture: Mixture, config: Config, sharing: Sharing) -> RunPlan:
     lengths = np.array([len(document) for document in documents], dtype=np.int64)
     weights = loss_weights(documents)
     options = PlanOptions.from_config(config)
@@ -81,7 +105,7 @@ def plan_run(documents: Sequence[Rendered], mixture: Mixture, config: Config) ->
     steps: list[Step] = []
     epochs: list[int] = []
     for epoch, order in _orders(mixture, config.train.epochs if limit is None else math.inf):
-        of_epoch = plan_epoch(order, lengths, weights, options, epoch=epoch)
+        of_epoch = plan_epoch(order, lengths, weights, options, epoch=epoch, prefixes=sharing.prefixes)
         steps += of_epoch
         epochs += [epoch] * len(of_epoch)
         if limit is not None and len(steps) >= limit:
@@ -90,7 +114,7 @@ def plan_run(documents: Sequence[Rendered], mixture: Mixture, config: Config) ->
         raise ConfigError(
             "no document is left to train on", mend="look at the ledger: `tutelage check` shows every drop"
         )
-    return RunPlan(tuple(steps[:limit]), tuple(epochs[:limit]), _slot_tokens(options))
+    return RunPlan(tuple(steps[:limit]), tuple(epochs[:limit]), _slot_tokens(options), sharing)
 
 
 def loss_weights(documents: Sequence[Rendered]) -> npt.NDArray[np.float64]:

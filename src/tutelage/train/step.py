@@ -51,11 +51,15 @@ class StepSettings:
 
 @dataclass(frozen=True)
 class StepResult:
-    """What one step did, summed over all ranks. `loss` is in nats per unit of weight."""
+    """What one step did, summed over all ranks. `loss` is in nats per unit of weight.
+
+    `num_tokens` are those of its documents, `computed_tokens` those that the model computed: shared prefixes once.
+    """
 
     by_source: dict[str, SourceTotals]
     weight_sum: float
     num_tokens: int
+    computed_tokens: int
     num_documents: int
     num_packs: int
     grad_norm: float
@@ -99,6 +103,7 @@ def train_step(
         by_source=by_source,
         weight_sum=planned.weight_sum,
         num_tokens=planned.num_tokens,
+        computed_tokens=planned.computed_tokens,
         num_documents=len(planned.documents),
         num_packs=len(planned.packs),
         grad_norm=grad_norm,
@@ -131,7 +136,10 @@ def step_batches(
     of_step = [documents[index] for index in planned.documents]
     if settings.layout is Layout.PACKED:
         groups = [[documents[index] for index in pack] for pack in planned.packs]
-        lengths: list[Sequence[int]] = [[len(document) for document in group] for group in groups]
+        lengths: list[Sequence[int]] = [
+            [len(document) - common for document, common in zip(group, planned.shared_in(number), strict=True)]
+            for number, group in enumerate(groups)
+        ]
     else:  # grouped by length over the whole step, so that rows need little padding
         batches = make_batches(of_step, settings.layout, settings.micro_tokens)
         lengths = [batch.lengths for batch in batches]
@@ -140,7 +148,8 @@ def step_batches(
             yield idle_batch(of_step, settings.layout).to(settings.device), True
             continue
         torch.manual_seed(hash64(settings.seed, step, number) >> 1)  # torch takes 63 bits
-        batch = pack_batch(groups[number]) if settings.layout is Layout.PACKED else batches[number]
+        is_packed = settings.layout is Layout.PACKED
+        batch = pack_batch(groups[number], planned.shared_in(number)) if is_packed else batches[number]
         yield batch.to(settings.device), False
 
 
