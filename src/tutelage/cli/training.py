@@ -118,8 +118,6 @@ def plan_rows(description: Mapping[str, Any]) -> list[tuple[str, str]]:
     ]
     if description["computed_tokens"] < description["planned_tokens"]:
         rows.append(("shared prefixes", description["shared_prefixes"]))
-    if description["computed_tokens"] < description["planned_tokens"]:
-        rows.append(("shared prefixes", description["shared_prefixes"]))
     if description["dropped_rows"] or description["dropped_tokens"]:
         reasons = "".join(f"{count:,} rows {reason}, " for reason, count in description["dropped_rows"].items())
         rows.insert(1, ("left out", f"{reasons}{description['dropped_tokens']:,} rendered tokens"))

@@ -262,9 +262,6 @@ class TrainConfig(Section):
     shared_prefixes: bool = True
     """Compute what packed documents begin with in common once, as one prompt of several answers, where it saves a sixth of the tokens
     or more and the model allows it; `train.batch_tokens` then counts the tokens that are computed."""
-    shared_prefixes: bool = True
-    """Compute what packed documents begin with in common once, as one prompt of several answers, where it saves a sixth of the tokens
-    or more and the model allows it; `train.batch_tokens` then counts the tokens that are computed."""
     seed: int = Field(default=0, ge=0, lt=2**63)
     """Seed of order, dropout, NEFTune noise and new weights."""
     precision: Precision = Precision.AUTO

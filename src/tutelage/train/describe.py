@@ -40,8 +40,6 @@ def describe_plan(prepared: Prepared, plan: RunPlan, config: Config) -> dict[str
         "planned_tokens": plan.num_tokens,
         "computed_tokens": plan.computed_tokens,
         "shared_prefixes": plan.sharing.reason,
-        "computed_tokens": plan.computed_tokens,
-        "shared_prefixes": plan.sharing.reason,
         "packs": plan.num_packs,
         "pack_tokens": plan.slot_tokens,
         "fill": plan.fill,

@@ -30,7 +30,6 @@ from tutelage.train.precision import PrecisionChoice, choose_precision
 from tutelage.train.prepare import Prepared, prepare
 from tutelage.train.sample import Prompt, choose_prompts
 from tutelage.train.sharing import ask_model
-from tutelage.train.sharing import ask_model
 from tutelage.train.step import StepSettings
 from tutelage.train.trainee import Start, Trainee, context_tokens, make_trainee, require_room
 from tutelage.train.usage import PeakMeter, free_bytes
@@ -103,10 +102,6 @@ def set_scene(resolved: Resolved, journal: Journal, narrator: Narrator, *, start
     for check in layout.checks:
         journal.receipt.add(check)
     settings = replace(settings, layout=layout.layout)
-    sharing_plan = _settle_sharing(plan, config, prepared, trainee, settings, journal)
-    if sharing_plan is not plan:
-        plan, fingerprint = sharing_plan, sharing_plan.fingerprint(prepared.documents)
-        _require_agreement(fingerprint, device)
 
     sharing_plan = _settle_sharing(plan, config, prepared, trainee, settings, journal)
     fit = fit_memory(
@@ -128,7 +123,6 @@ def set_scene(resolved: Resolved, journal: Journal, narrator: Narrator, *, start
     }
     for what, choice in choices.items():
         narrator.say(f"{what} {choice['name']}: {choice['reason']}")
-    narrator.say(f"shared prefixes: {plan.sharing.reason}")
     narrator.say(f"shared prefixes: {plan.sharing.reason}")
     description = {
         **describe_plan(prepared, plan, config),
@@ -177,25 +171,6 @@ def _settings(
         neftune_alpha=config.train.neftune_alpha,
         sources=prepared.sources,
     )
-
-
-def _settle_sharing(
-    plan: RunPlan, config: Config, prepared: Prepared, trainee: Trainee, settings: StepSettings, journal: Journal
-) -> RunPlan:
-    """Return the plan, made anew without shared prefixes where the model cannot be trained on them."""
-    if plan.sharing.prefixes is None:
-        return plan
-    sharing, check = ask_model(
-        plan.sharing,
-        trainee.model,
-        plan.steps,
-        prepared.documents,
-        layout=settings.layout,
-        autocast=settings.autocast(),
-    )
-    if check is not None:
-        journal.receipt.add(check)
-    return plan if sharing.prefixes else plan_run(prepared.documents, prepared.mixture, config, sharing=sharing)
 
 
 def _settle_sharing(

@@ -89,9 +89,6 @@ def test_the_plan_tells_what_was_left_out_of_it() -> None:
         "planned_tokens": 1000,
         "computed_tokens": 500,
         "shared_prefixes": "2.0x fewer tokens",
-        "planned_tokens": 1000,
-        "computed_tokens": 500,
-        "shared_prefixes": "2.0x fewer tokens",
         "packs": 9,
         "pack_tokens": 128,
         "fill": 0.9,
@@ -104,7 +101,6 @@ def test_the_plan_tells_what_was_left_out_of_it() -> None:
         "shares": [{"source": "chats", "asked": 0.25, "realised": 0.26}],
     }
     rows = dict(training.plan_rows(description))
-    assert rows["shared prefixes"] == "2.0x fewer tokens"
     assert rows["shared prefixes"] == "2.0x fewer tokens"
     assert rows["memory (estimate)"] == "32 B: weights 28 B, frozen weights 4 B"
     unknown = dict(training.plan_rows({**description, "memory_predicted_bytes": None}))
