@@ -114,16 +114,18 @@ def save_model(
     *,
     stop_ids: Sequence[int] = (),
     about: Mapping[str, Any] | None = None,
+    weights: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Write `model` with tokenizer, chat template and stop tokens as a folder that transformers (or peft) reads.
 
     An adapted model is written as a peft adapter folder, any other as safetensors in the type it has in memory.
     `stop_ids` are the tokens that end an answer; generation elsewhere stops at them too. `about` goes into the manifest.
+    `weights` are those to write where `model` itself holds a part of them only, by their names in its state dict.
 
     Raises: RunDirError when `folder` exists already.
     """
     with new_folder(folder) as staging:
-        _write_weights(model, staging)
+        _write_weights(model, staging, weights)
         raw = copy.copy(tokenizer.hf)
         if template is not None and template.source != tokenizer.chat_template:
             raw.chat_template = template.source
@@ -217,7 +219,7 @@ def _require_faithful(located: ModelFolder, report: MergeReport) -> None:
         )
 
 
-def _write_weights(model: Any, staging: Path) -> None:
+def _write_weights(model: Any, staging: Path, weights: Mapping[str, Tensor] | None = None) -> None:
     generation_config = getattr(model, "generation_config", None)
     with quiet():
         if is_adapted(model):
@@ -226,13 +228,13 @@ def _write_weights(model: Any, staging: Path) -> None:
             for peft_config in model.peft_config.values():
                 if isinstance(peft_config.target_modules, set):  # in an order that changes from process to process
                     peft_config.target_modules = sorted(peft_config.target_modules)
-            model.save_pretrained(staging, save_embedding_layers=False)
+            model.save_pretrained(staging, state_dict=weights, save_embedding_layers=False)
             (staging / "README.md").unlink(missing_ok=True)  # a form with nothing filled in
         else:
             if generation_config is not None:
                 model.generation_config = _valid(generation_config)
             try:
-                model.save_pretrained(staging)
+                model.save_pretrained(staging, state_dict=weights)
             finally:
                 model.generation_config = generation_config
 

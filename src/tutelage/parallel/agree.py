@@ -7,6 +7,7 @@ rank knows from the plan, so there is nothing to average.
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -63,7 +64,14 @@ def process_group(device: torch.device) -> Iterator[None]:
     try:
         yield
     finally:
+        gc.collect()  # what a sharded model leaves behind in cycles holds threads of the group, and aborts the process if they outlive it
         dist.destroy_process_group()
+
+
+def device_of_sums() -> torch.device:
+    """Return the device on which the process group adds: the current GPU under NCCL, else the CPU."""
+    on_gpu = dist.is_initialized() and dist.get_backend() == "nccl"
+    return torch.device("cuda", torch.cuda.current_device()) if on_gpu else torch.device("cpu")
 
 
 def barrier() -> None:
@@ -98,6 +106,16 @@ def all_agree(value: int, device: torch.device | None = None) -> bool:
 def value_of_main(value: int, device: torch.device | None = None) -> int:
     """Return the main rank's `value` on every rank, such as the time at which the run began."""
     return int(sum_across_ranks(torch.tensor(value if is_main() else 0, dtype=torch.int64, device=device)).item())
+
+
+def text_of_main(text: str) -> str:
+    """Return the main rank's `text` on every rank, such as the name of a folder that all are to write to."""
+    if not dist.is_initialized():
+        return text
+    encoded, device = text.encode(), device_of_sums()
+    size = value_of_main(len(encoded), device)
+    sent = list(encoded) if is_main() else [0] * size
+    return bytes(sum_across_ranks(torch.tensor(sent, dtype=torch.int64, device=device)).tolist()).decode()
 
 
 def sum_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:

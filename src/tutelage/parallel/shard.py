@@ -64,7 +64,12 @@ def decoder_layers(model: nn.Module) -> list[nn.Module]:
     Raises: ModelError when it names none.
     """
     names = {name for module in model.modules() for name in getattr(module, "_no_split_modules", None) or ()}
-    layers = [module for module in model.modules() if type(module).__name__ in names]
+    layers: list[nn.Module] = []
+    inside: set[nn.Module] = set()  # some architectures name a layer and a part of it
+    for module in model.modules():
+        if type(module).__name__ in names and module not in inside:
+            layers.append(module)
+            inside.update(module.modules())
     if not layers:
         raise ModelError(
             f"{type(model).__name__} does not say which of its modules are its layers, so it cannot be sharded",
@@ -111,6 +116,11 @@ def in_step(model: nn.Module) -> Iterator[None]:
     finally:
         handle.remove()
         release(model)
+
+
+def spread_over_ranks(tensor: Tensor) -> bool:
+    """Whether each rank holds a part of `tensor` only."""
+    return isinstance(tensor, DTensor)
 
 
 def own_part(tensor: Tensor) -> Tensor:

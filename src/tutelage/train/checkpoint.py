@@ -1,5 +1,6 @@
 """Checkpoints: trainable weights, optimiser moments and the step number, as safetensors and JSON, whole or not at all.
 
+The main rank writes them; those of a sharded model every rank writes, each what it holds, and any number of ranks reads them.
 Nothing else is needed to go on exactly: the order of documents, dropout and noise are pure functions of (seed, step, document), so
 the step number stands for all of them. Frozen weights are those of the base model and are not written again.
 """
@@ -12,17 +13,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 
 from tutelage.errors import RunDirError
 from tutelage.files.atomic import new_folder, remove_folder, write_json
 from tutelage.files.manifest import verify_manifest, write_manifest
 from tutelage.files.rundir import RunDir
+from tutelage.parallel import agree
+from tutelage.parallel.folder import folder_of_all_ranks
+from tutelage.parallel.shard import is_sharded, own_part, part_like, release
+from tutelage.train.pieces import Pieces, open_pieces, write_pieces
 from tutelage.train.stop import Improvement
 
 FORMAT_VERSION = 1
-WEIGHTS, OPTIMISER, STATE = "weights.safetensors", "optimiser.safetensors", "state.json"
+WEIGHTS, OPTIMISER, STATE = "weights", "optimiser", "state.json"
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
 
@@ -39,13 +42,24 @@ class RunState:
 def save_checkpoint(
     folder: Path, model: torch.nn.Module, optimiser: torch.optim.Optimizer | None, state: RunState
 ) -> None:
-    """Write a checkpoint folder; without an optimiser it holds weights alone, as the best one does."""
-    with new_folder(folder) as staging:
-        save_file(_trainable(model), staging / WEIGHTS)
+    """Write a checkpoint folder; without an optimiser it holds weights alone, as the best one does. Every rank calls it.
+
+    Raises:
+        RunDirError: the ranks of a sharded model do not see the same folder.
+    """
+    together = is_sharded(model)
+    if not (together or agree.is_main()):
+        return
+    release(model)
+    with folder_of_all_ranks(folder) if together else new_folder(folder) as staging:
+        write_pieces(staging, WEIGHTS, _trainable(model), together=together)
         if optimiser is not None:
-            save_file(_moments(model, optimiser), staging / OPTIMISER)
-        write_json(staging / STATE, {"format": FORMAT_VERSION, **asdict(state)})
-        write_manifest(staging)
+            write_pieces(staging, OPTIMISER, _moments(model, optimiser), together=together)
+        if together:
+            agree.barrier()  # the manifest is of what all have written
+        if agree.is_main():
+            write_json(staging / STATE, {"format": FORMAT_VERSION, **asdict(state)})
+            write_manifest(staging)
 
 
 def load_weights(folder: Path, model: torch.nn.Module) -> None:
@@ -54,30 +68,29 @@ def load_weights(folder: Path, model: torch.nn.Module) -> None:
     Raises:
         RunDirError: the checkpoint is damaged, or is of other parameters than the model's trainable ones.
     """
-    parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    tensors = _read_tensors(folder / WEIGHTS)
-    if tensors.keys() != parameters.keys():
-        different = sorted(tensors.keys() ^ parameters.keys())
-        raise RunDirError(
-            f"{folder} holds other parameters than the model: {', '.join(different[:3])}",
-            mend="resume with the same model.path and train.method as before",
-        )
-    with torch.no_grad():
+    release(model)
+    parameters = _trainable(model)
+    with open_pieces(folder, WEIGHTS) as pieces, torch.no_grad():
+        if pieces.found.keys() != parameters.keys():
+            different = sorted(pieces.found.keys() ^ parameters.keys())
+            raise RunDirError(
+                f"{folder} holds other parameters than the model: {', '.join(different[:3])}",
+                mend="resume with the same model.path and train.method as before",
+            )
         for name, parameter in parameters.items():
-            parameter.copy_(tensors[name])
+            own_part(parameter).copy_(pieces.part_of(name, parameter))
 
 
 def load_checkpoint(folder: Path, model: torch.nn.Module, optimiser: torch.optim.Optimizer) -> RunState:
     """Put weights and moments of a checkpoint into `model` and `optimiser`, and return the state to go on from."""
     load_weights(folder, model)
-    tensors = _read_tensors(folder / OPTIMISER)
-    for name, parameter in _in_optimiser_order(model, optimiser):
-        optimiser.state[parameter] = {
-            # AdamW keeps its own step count on the CPU unless it is fused, where it sits beside the weights.
-            moment: tensors[f"{name}/{moment}"].to(parameter.device)
-            for moment in MOMENTS
-            if f"{name}/{moment}" in tensors
-        }
+    with open_pieces(folder, OPTIMISER) as pieces:
+        for name, parameter in _in_optimiser_order(model, optimiser):
+            optimiser.state[parameter] = {
+                moment: _read_moment(pieces, f"{name}/{moment}", parameter)
+                for moment in MOMENTS
+                if f"{name}/{moment}" in pieces.found
+            }
     return read_state(folder)
 
 
@@ -105,7 +118,9 @@ def newest_whole_checkpoint(run: RunDir) -> tuple[Path | None, list[str]]:
 
 
 def keep_newest(run: RunDir, count: int) -> None:
-    """Remove all but the newest `count` checkpoints."""
+    """Remove all but the newest `count` checkpoints; the main rank does."""
+    if not agree.is_main():
+        return
     for step in run.checkpoint_steps()[:-count]:
         remove_folder(run.checkpoint(step))
 
@@ -116,8 +131,8 @@ def best_folder(run: RunDir, step: int) -> Path:
 
 
 def save_best(run: RunDir, model: torch.nn.Module, state: RunState) -> Path:
-    """Write the weights as the best so far; the former best goes only when this one is on the disk."""
-    former = list(run.checkpoints.glob("best-step-*")) if run.checkpoints.is_dir() else []
+    """Write the weights as the best so far; the former best goes only when this one is on the disk. Every rank calls it."""
+    former = list(run.checkpoints.glob("best-step-*")) if agree.is_main() and run.checkpoints.is_dir() else []
     folder = best_folder(run, state.step)
     if folder in former:  # resumed from an older checkpoint, and here again
         former.remove(folder)
@@ -130,16 +145,23 @@ def save_best(run: RunDir, model: torch.nn.Module, state: RunState) -> Path:
 
 def _trainable(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     # named_parameters yields tied weights once; safetensors refuses shared memory.
-    return {name: p.detach().cpu().contiguous() for name, p in model.named_parameters() if p.requires_grad}
+    return {name: p for name, p in model.named_parameters() if p.requires_grad}
 
 
 def _moments(model: torch.nn.Module, optimiser: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
     return {
-        f"{name}/{moment}": value.detach().cpu().contiguous()
+        f"{name}/{moment}": value
         for name, parameter in _in_optimiser_order(model, optimiser)
         for moment, value in optimiser.state.get(parameter, {}).items()
         if moment in MOMENTS
     }
+
+
+def _read_moment(pieces: Pieces, name: str, parameter: torch.Tensor) -> torch.Tensor:
+    # AdamW keeps its own step count on the CPU unless it is fused, where it sits beside the weights.
+    if name.endswith("/step"):
+        return pieces.scalar(name).to(parameter.device)
+    return part_like(parameter, pieces.part_of(name, parameter).to(parameter.device))
 
 
 def _in_optimiser_order(
@@ -147,11 +169,3 @@ def _in_optimiser_order(
 ) -> list[tuple[str, torch.nn.Parameter]]:
     names = {parameter: name for name, parameter in model.named_parameters()}
     return [(names[p], p) for group in optimiser.param_groups for p in group["params"]]
-
-
-def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
-    try:
-        tensors: dict[str, torch.Tensor] = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise RunDirError(f"{path} cannot be read: {error}", mend="remove this checkpoint and resume again") from error
-    return tensors

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 
 from tutelage.config.schema import Config
 from tutelage.data.conversation import content_hash
 from tutelage.errors import RunDirError
 from tutelage.files.rundir import RunDir
+from tutelage.parallel import agree
 from tutelage.train import checkpoint
 from tutelage.train.checkpoint import RunState
 from tutelage.train.narrate import Narrator
@@ -16,7 +19,7 @@ from tutelage.train.narrate import Narrator
 def config_fingerprint(config: Config) -> str:
     """Hash what the weights depend on: not where things are kept, how often it is saved, or what it runs on."""
     train = config.train.model_dump(
-        mode="json", exclude={"checkpoint_every_steps", "keep_checkpoints", "device", "threads"}
+        mode="json", exclude={"checkpoint_every_steps", "keep_checkpoints", "parallel", "device", "threads"}
     )
     data = config.data.model_dump(mode="json", exclude={"cache"})
     return content_hash([config.model.model_dump(mode="json"), data, train])
@@ -34,7 +37,7 @@ def resume_from(
     Raises:
         RunDirError: the checkpoint is of another configuration or other data.
     """
-    folder, passed_over = checkpoint.newest_whole_checkpoint(run)
+    folder, passed_over = _agreed_checkpoint(run)
     for line in passed_over:
         narrator.say(line)
     if folder is None:
@@ -51,3 +54,10 @@ def resume_from(
     checkpoint.load_checkpoint(folder, model, optimiser)
     narrator.say(f"resumed after step {state.step}")
     return state
+
+
+def _agreed_checkpoint(run: RunDir) -> tuple[Path | None, list[str]]:
+    """Return the newest whole checkpoint that the main rank found, on every rank; only the main one reads them all."""
+    folder, passed_over = checkpoint.newest_whole_checkpoint(run) if agree.is_main() else (None, [])
+    name = agree.text_of_main(folder.name if folder is not None else "")
+    return (run.checkpoints / name if name else None), passed_over
