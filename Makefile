@@ -3,6 +3,7 @@
 PYTHON ?= python3
 VENV := .venv
 STAMP := $(VENV)/.installed
+BENCH := $(VENV)/.installed-bench
 RUN := $(VENV)/bin/
 
 .PHONY: demo test test-long lint format bench clean help
@@ -28,7 +29,7 @@ format: $(STAMP) ## let ruff rewrite the layout
 	$(RUN)ruff check --fix .
 	$(RUN)ruff format .
 
-bench: $(STAMP)  ## make the figures that README quotes, into benchmarks/RESULTS.md
+bench: $(BENCH)  ## make the figures that README quotes, into benchmarks/RESULTS.md
 	$(RUN)python -m benchmarks.run
 
 clean:           ## remove the virtual environment and caches
@@ -39,3 +40,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(RUN)pip install --quiet --disable-pip-version-check --constraint constraints.txt "torch==2.13.0"
 	$(RUN)pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev]"
 	@touch $(STAMP)
+
+$(BENCH): $(STAMP)
+	$(RUN)pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev,bench]"
+	@touch $(BENCH)
