@@ -74,6 +74,13 @@ class Parallel(StrEnum):
     SHARD = "shard"
 
 
+class Optimiser(StrEnum):
+    """How the moments of AdamW are kept."""
+
+    ADAMW = "adamw"
+    ADAMW_8BIT = "adamw_8bit"
+
+
 class Schedule(StrEnum):
     """Learning rate after warm-up."""
 
@@ -266,6 +273,9 @@ class TrainConfig(Section):
     """Seed of order, dropout, NEFTune noise and new weights."""
     precision: Precision = Precision.AUTO
     """`auto` takes bf16 on a GPU, and on a CPU where a timed product of it is at least half as fast again as one of fp32."""
+    optimiser: Optimiser = Optimiser.ADAMW
+    """`adamw`, or `adamw_8bit`, which keeps its moments in a quarter of the memory, those of embeddings apart; it needs
+    `pip install "tutelage[low-memory]"`."""
     weight_decay: float = Field(default=0.0, ge=0)
     """Decoupled weight decay, on matrices only."""
     betas: tuple[float, float] = (0.9, 0.95)

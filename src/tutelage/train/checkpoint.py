@@ -21,12 +21,14 @@ from tutelage.files.rundir import RunDir
 from tutelage.parallel import agree
 from tutelage.parallel.folder import folder_of_all_ranks
 from tutelage.parallel.shard import is_sharded, own_part, part_like, release
+from tutelage.train.optim import state_8bit
 from tutelage.train.pieces import Pieces, open_pieces, write_pieces
 from tutelage.train.stop import Improvement
 
 FORMAT_VERSION = 1
 WEIGHTS, OPTIMISER, STATE = "weights", "optimiser", "state.json"
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")
+MOMENTS_8BIT = ("state1", "state2", "absmax1", "absmax2")  # of `adamw_8bit`
 
 
 @dataclass(frozen=True)
@@ -86,11 +88,13 @@ def load_checkpoint(folder: Path, model: torch.nn.Module, optimiser: torch.optim
     load_weights(folder, model)
     with open_pieces(folder, OPTIMISER) as pieces:
         for name, parameter in _in_optimiser_order(model, optimiser):
-            optimiser.state[parameter] = {
-                moment: _read_moment(pieces, f"{name}/{moment}", parameter)
-                for moment in MOMENTS
-                if f"{name}/{moment}" in pieces.found
-            }
+            names = {moment: f"{name}/{moment}" for moment in (*MOMENTS, *MOMENTS_8BIT)}
+            found = {moment: n for moment, n in names.items() if n in pieces.found}
+            if "state1" in found:
+                tensors = {moment: pieces.scalar(n).to(parameter.device) for moment, n in found.items()}
+                optimiser.state[parameter] = state_8bit(optimiser, tensors)
+            else:
+                optimiser.state[parameter] = {moment: _read_moment(pieces, n, parameter) for moment, n in found.items()}
     return read_state(folder)
 
 
@@ -150,10 +154,10 @@ def _trainable(model: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 def _moments(model: torch.nn.Module, optimiser: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
     return {
-        f"{name}/{moment}": value
+        f"{name}/{moment}": torch.as_tensor(value)
         for name, parameter in _in_optimiser_order(model, optimiser)
         for moment, value in optimiser.state.get(parameter, {}).items()
-        if moment in MOMENTS
+        if moment in (*MOMENTS, *MOMENTS_8BIT)
     }
 
 

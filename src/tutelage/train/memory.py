@@ -21,13 +21,13 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from tutelage.config.schema import TrainConfig
+from tutelage.config.schema import Optimiser, TrainConfig
 from tutelage.model.head import supervised_losses
 from tutelage.model.noise import noisy_embeddings
 from tutelage.pack.batch import Batch
 from tutelage.parallel.shard import is_sharded, own_part
 from tutelage.train.objective import step_loss
-from tutelage.train.optim import build_optimiser, clip_gradients
+from tutelage.train.optim import build_optimiser, clip_gradients, empty_8bit_moments
 from tutelage.train.step import StepSettings
 
 
@@ -116,12 +116,8 @@ def _peak_of_step(
         batch = _batch_without_data(batch, settings.device)
 
         # The optimiser's state is there from the second step on.
-        optimiser = build_optimiser(model, config)
-        for parameter in trained:
-            parameter.grad = torch.empty_like(parameter)
         allocations.part = Part.OPTIMISER
-        optimiser.step()
-        optimiser.zero_grad(set_to_none=True)
+        optimiser = _optimiser_with_state(model, config)
 
         allocations.part = Part.GRADIENTS
         for parameter in trained:
@@ -141,6 +137,28 @@ def _peak_of_step(
         clip_gradients(trained, settings.largest_grad_norm)
         optimiser.step()
         return Peak(allocations.peak)
+
+
+def _optimiser_with_state(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer | _Kept:
+    if config.optimiser is Optimiser.ADAMW_8BIT:  # whose kernels read values
+        return _Kept(empty_8bit_moments(model))
+    optimiser = build_optimiser(model, config)
+    for group in optimiser.param_groups:
+        for parameter in group["params"]:
+            parameter.grad = torch.empty_like(parameter)
+    optimiser.step()
+    optimiser.zero_grad(set_to_none=True)
+    return optimiser
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """The state of an optimiser that works in place."""
+
+    state: list[torch.Tensor]
+
+    def step(self) -> None:
+        """Make no tensor."""
 
 
 class Allocations(TorchDispatchMode):  # type: ignore[no-untyped-call]

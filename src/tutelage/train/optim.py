@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 
-from tutelage.config.schema import Schedule, TrainConfig
-from tutelage.parallel.shard import whole
+from tutelage.config.schema import Optimiser, Schedule, TrainConfig
+from tutelage.errors import ConfigError
+from tutelage.parallel.shard import is_sharded, whole
+
+BLOCK_8BIT = 256  # values that bitsandbytes scales together
+LEAST_8BIT_SIZE = 4096  # values; moments of smaller tensors are not worth rounding
 
 
 def parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict[str, object]]:
@@ -20,21 +25,82 @@ def parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict[s
     return [{"params": params, "weight_decay": decay} for params, decay in groups if params]
 
 
-def build_optimiser(model: torch.nn.Module, config: TrainConfig) -> torch.optim.AdamW:
+def build_optimiser(model: torch.nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
     """Return AdamW over the trainable parameters of `model`.
 
     The fused implementation makes one pass over the memory of weights, gradients and moments where the plain one makes ten;
     torch has it for floating-point tensors on CPU and CUDA.
     Source: Loshchilov and Hutter, arXiv 1711.05101.
+    Raises:
+        ConfigError: `train.optimiser` cannot be used here.
     """
+    groups = parameter_groups(model, config.weight_decay)
+    if config.optimiser is Optimiser.ADAMW_8BIT:
+        return _build_8bit(model, groups, config)
     devices = {p.device.type for p in model.parameters() if p.requires_grad}
     return torch.optim.AdamW(
-        parameter_groups(model, config.weight_decay),
+        groups,
         lr=config.learning_rate,
         betas=config.betas,
         eps=config.epsilon,
         fused=devices <= {"cpu", "cuda"},
     )
+
+
+def _build_8bit(model: torch.nn.Module, groups: list[dict[str, object]], config: TrainConfig) -> torch.optim.Optimizer:
+    """Return AdamW whose moments are 8-bit numbers, scaled in blocks of 256.
+
+    Moments of embeddings, whose gradients differ by orders of magnitude between rows, and those of small tensors stay in 32 bits.
+    Source: Dettmers et al., arXiv 2110.02861, section 2.3.
+    """
+    if is_sharded(model):
+        raise ConfigError(
+            "train.optimiser=adamw_8bit scales moments in blocks, which a sharded model would cut up",
+            mend="train.optimiser=adamw, or train.parallel=replicate",
+        )
+    try:
+        from bitsandbytes.optim import AdamW8bit, GlobalOptimManager
+    except ImportError as error:
+        raise ConfigError(
+            f"train.optimiser=adamw_8bit needs bitsandbytes: {error}", mend='pip install "tutelage[low-memory]"'
+        ) from error
+    GlobalOptimManager.get_instance().override_config(_embeddings(model), "optim_bits", 32)
+    optimiser: torch.optim.Optimizer = AdamW8bit(
+        groups, lr=config.learning_rate, betas=config.betas, eps=config.epsilon, min_8bit_size=LEAST_8BIT_SIZE
+    )
+    return optimiser
+
+
+def empty_8bit_moments(model: torch.nn.Module) -> list[torch.Tensor]:
+    """Return tensors of the sizes that the moments of `adamw_8bit` have, with nothing in them."""
+    moments = []
+    in_32_bits = set(map(id, _embeddings(model)))
+    for parameter in (p for p in model.parameters() if p.requires_grad):
+        is_8bit = id(parameter) not in in_32_bits and parameter.numel() >= LEAST_8BIT_SIZE
+        for _ in range(2):
+            moments.append(torch.empty_like(parameter, dtype=torch.uint8 if is_8bit else torch.float32))
+            if is_8bit:
+                blocks = -(-parameter.numel() // BLOCK_8BIT)
+                moments.append(torch.empty(blocks, dtype=torch.float32, device=parameter.device))
+    return moments
+
+
+def state_8bit(optimiser: Any, tensors: Mapping[str, torch.Tensor]) -> dict[str, Any]:
+    """Return the state of a parameter as `adamw_8bit` holds it, of the tensors in a checkpoint.
+
+    The step is a number there, and the two tables that turn 8 bits into a number are the same for all parameters.
+    """
+    state: dict[str, Any] = {**tensors, "step": int(tensors["step"])}
+    if "absmax1" in tensors:
+        if not optimiser.name2qmap:
+            optimiser.fill_qmap()
+        tables = {name: table.to(tensors["state1"].device) for name, table in optimiser.name2qmap.items()}
+        state |= {"qmap1": tables["dynamic"], "qmap2": tables["udynamic"]}
+    return state
+
+
+def _embeddings(model: torch.nn.Module) -> list[torch.Tensor]:
+    return [module.weight for module in model.modules() if isinstance(module, torch.nn.Embedding)]
 
 
 def learning_rate(step: int, num_steps: int, config: TrainConfig) -> float:

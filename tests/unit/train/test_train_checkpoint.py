@@ -7,7 +7,7 @@ import torch
 
 from sample_documents import random_documents
 from tiny import tiny_model
-from tutelage.config.schema import TrainConfig
+from tutelage.config.schema import Optimiser, TrainConfig
 from tutelage.errors import RunDirError
 from tutelage.files.rundir import RunDir
 from tutelage.train import checkpoint
@@ -20,9 +20,11 @@ def state_at(step: int) -> RunState:
     return RunState(step, Improvement().after(1.5, step), "config", "data")
 
 
-def trained(seed: int, family: str = "llama_tied") -> tuple[torch.nn.Module, torch.optim.Optimizer]:
-    model = tiny_model(family, seed=seed)
-    optimiser = build_optimiser(model, TrainConfig(learning_rate=0.01))
+def trained(
+    seed: int, family: str = "llama_tied", optimiser_kind: Optimiser = Optimiser.ADAMW, **changes: int
+) -> tuple[torch.nn.Module, torch.optim.Optimizer]:
+    model = tiny_model(family, seed=seed, **changes)
+    optimiser = build_optimiser(model, TrainConfig(learning_rate=0.01, optimiser=optimiser_kind))
     take_step(model, optimiser, seed)
     return model, optimiser
 
@@ -34,10 +36,13 @@ def take_step(model: torch.nn.Module, optimiser: torch.optim.Optimizer, seed: in
     optimiser.zero_grad()
 
 
-def test_what_is_saved_comes_back_bit_for_bit_and_goes_on_the_same(tmp_path: Path) -> None:
-    model, optimiser = trained(0)
+@pytest.mark.parametrize("kind", list(Optimiser))
+def test_what_is_saved_comes_back_bit_for_bit_and_goes_on_the_same(tmp_path: Path, kind: Optimiser) -> None:
+    if kind is Optimiser.ADAMW_8BIT:
+        pytest.importorskip("bitsandbytes", reason="an extra")
+    model, optimiser = trained(0, optimiser_kind=kind, hidden_size=64, intermediate_size=128)
     checkpoint.save_checkpoint(tmp_path / "c", model, optimiser, state_at(1))
-    other, other_optimiser = trained(1)
+    other, other_optimiser = trained(1, optimiser_kind=kind, hidden_size=64, intermediate_size=128)
     assert checkpoint.load_checkpoint(tmp_path / "c", other, other_optimiser) == state_at(1)
     take_step(model, optimiser, 5)
     take_step(other, other_optimiser, 5)

@@ -1,11 +1,15 @@
 from __future__ import annotations
 
 import itertools
+import sys
 
 import pytest
 import torch
 
-from tutelage.config.schema import Schedule, TrainConfig
+from tiny import tiny_model
+from tutelage.config.schema import Optimiser, Schedule, TrainConfig
+from tutelage.errors import ConfigError
+from tutelage.train import optim
 from tutelage.train.optim import build_optimiser, clip_gradients, learning_rate, parameter_groups
 
 
@@ -76,3 +80,44 @@ def test_zero_turns_clipping_off() -> None:
     parameter.grad = torch.tensor([3.0, 4.0])
     assert clip_gradients([parameter], 0.0).item() == pytest.approx(5.0)
     assert parameter.grad.tolist() == [3.0, 4.0]
+
+
+def test_the_8bit_optimiser_says_what_to_install_and_that_it_is_not_for_shards(monkeypatch: pytest.MonkeyPatch) -> None:
+    config, model = TrainConfig(optimiser="adamw_8bit"), torch.nn.Linear(2, 2)
+    monkeypatch.setitem(sys.modules, "bitsandbytes.optim", None)
+    with pytest.raises(ConfigError, match="needs bitsandbytes") as error:
+        build_optimiser(model, config)
+    assert error.value.mend == 'pip install "tutelage[low-memory]"'
+    monkeypatch.setattr(optim, "is_sharded", lambda _: True)
+    with pytest.raises(ConfigError, match="sharded") as error:
+        build_optimiser(model, config)
+
+
+def steps_of(optimiser: Optimiser, count: int) -> tuple[torch.nn.Module, torch.optim.Optimizer, list[float]]:
+    """Take steps with a model whose embedding and matrices are large enough for 8-bit moments."""
+    model = tiny_model("llama", hidden_size=64, intermediate_size=128)
+    made = build_optimiser(model, TrainConfig(learning_rate=3e-3, optimiser=optimiser))
+    ids = torch.arange(3, 67)[None]
+    losses = []
+    for _ in range(count):
+        loss = model(input_ids=ids, labels=ids).loss
+        loss.backward()
+        made.step()
+        made.zero_grad()
+        losses.append(loss.item())
+    return model, made, losses
+
+
+def test_the_8bit_optimiser_learns_as_the_other_and_has_the_moments_that_are_counted() -> None:
+    pytest.importorskip("bitsandbytes", reason="an extra")
+    _, _, exact = steps_of(Optimiser.ADAMW, 12)
+    model, made, losses = steps_of(Optimiser.ADAMW_8BIT, 12)
+    assert losses[-1] < 0.7 * losses[0]
+    assert losses == pytest.approx(exact, rel=0.05)
+    assert losses != exact
+    embedding = made.state[model.get_input_embeddings().weight]
+    matrix = made.state[model.model.layers[0].mlp.up_proj.weight]
+    assert (embedding["state1"].dtype, matrix["state1"].dtype) == (torch.float32, torch.uint8)
+    kept = [v for state in made.state.values() for name, v in state.items() if name not in ("step", "qmap1", "qmap2")]
+    counted = optim.empty_8bit_moments(model)
+    assert sum(t.nbytes for t in counted) == sum(t.nbytes for t in kept)
