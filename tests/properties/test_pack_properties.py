@@ -8,7 +8,10 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sample_documents import document
+from tutelage.pack.batch import pack_batch
 from tutelage.pack.plan import PlanOptions, plan_epoch, plan_packs
+from tutelage.pack.tree import find_shared_prefixes
 
 budgets = st.integers(1, 70)
 lengths_and_budget = budgets.flatmap(
@@ -65,3 +68,39 @@ def test_an_epoch_gives_every_entry_of_the_order_to_one_step(
         assert all(sum(lengths[d] for d in pack) <= options.slot_tokens for pack in step.packs)
         assert sequences is None or len(step.documents) <= sequences
         assert sequences is not None or step.num_tokens <= batch_tokens
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(st.lists(st.integers(0, 1), min_size=1, max_size=4), min_size=1, max_size=12),
+    st.data(),
+    st.integers(80, 400),
+    st.one_of(st.none(), st.integers(1, 9)),
+    st.one_of(st.none(), st.integers(80, 200)),
+)
+def test_trees_too_give_every_entry_of_the_order_to_one_step(rows, data, batch_tokens, sequences, micro_tokens) -> None:  # type: ignore[no-untyped-def]
+    """Documents are made of blocks of 20 tokens, so that many begin alike."""
+    documents = [
+        document([3 + block for block in row for _ in range(20)], [1.0] * (20 * len(row)), name=str(number))
+        for number, row in enumerate(rows)
+    ]
+    lengths, weights = [len(one) for one in documents], np.arange(len(documents)) / 8
+    order = data.draw(st.lists(st.integers(0, len(documents) - 1), max_size=40))
+    prefixes = find_shared_prefixes(documents, 80)
+
+    def plan(micro_tokens):  # type: ignore[no-untyped-def]
+        options = PlanOptions(80, batch_tokens, sequences, micro_tokens, seed=5)
+        return options, plan_epoch(order, lengths, weights, options, epoch=1, prefixes=prefixes)
+
+    options, steps = plan(micro_tokens)
+    assert Counter(d for step in steps for d in step.documents) == Counter(order)
+    assert sum(step.weight_sum for step in steps) == sum(weights[d] for d in order)
+    for step in steps:
+        batches = [pack_batch([documents[d] for d in pack], step.shared_in(n)) for n, pack in enumerate(step.packs)]
+        assert step.computed_tokens == sum(batch.num_tokens for batch in batches)
+        assert step.num_tokens == sum(sum(batch.lengths) for batch in batches)
+        assert all(batch.num_tokens <= options.slot_tokens for batch in batches)
+        assert sequences is None or len(step.documents) <= sequences
+        assert sequences is not None or micro_tokens is not None or step.computed_tokens <= batch_tokens
+    # How large a forward pass is does not change what is in a step.
+    assert [Counter(step.documents) for step in plan(None)[1]] == [Counter(step.documents) for step in steps]

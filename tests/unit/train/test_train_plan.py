@@ -1,17 +1,19 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from sample_documents import random_documents
+from sample_documents import document, random_documents
 from tutelage.chat.rendered import Rendered
 from tutelage.config.schema import Config
 from tutelage.data.mixture import Mixture, MixtureSource
 from tutelage.errors import ConfigError
 from tutelage.train.plan import RunPlan, evaluation_steps, plan_run, sample_steps
+from tutelage.train.sharing import Sharing
 
 LENGTHS = tuple(3 + (7 * i) % 20 for i in range(40))
 
@@ -89,3 +91,41 @@ def test_evaluation_is_ten_times_in_between_and_at_the_end() -> None:
 def test_samples_are_written_at_thirds() -> None:
     assert sample_steps(9) == {3, 6, 9}
     assert sample_steps(1) == {1}
+
+
+def answers_to_prompts(prompts: int, answers: int, own: int) -> list[Rendered]:
+    """Return documents of 20 tokens that a prompt's answers share, and `own` others."""
+    random = np.random.default_rng(prompts)
+    asked = [random.integers(3, 300, 20).tolist() for _ in range(prompts)]
+    rows = [[*prompt, *random.integers(3, 300, own).tolist()] for prompt in asked for _ in range(answers)]
+    return [document(row, [0.0] * 20 + [1.0] * own, name=str(number)) for number, row in enumerate(rows)]
+
+
+def test_answers_to_one_prompt_are_planned_as_trees_and_the_fingerprint_sees_it() -> None:
+    documents = answers_to_prompts(10, 4, own=3)
+    trees, rows = planned(documents), planned(documents, shared_prefixes=False)
+    assert times_seen(trees) == times_seen(rows) == dict.fromkeys(range(40), 1)
+    assert trees.num_tokens == rows.num_tokens == rows.computed_tokens == 40 * 23
+    assert trees.computed_tokens == 10 * (20 + 4 * 3)
+    assert trees.sharing.reason == "2.9x fewer tokens, 320 computed of 920 trained on"
+    assert trees.fill <= 1
+    unshared = replace(trees, steps=tuple(replace(step, shared=()) for step in trees.steps))
+    assert len({plan.fingerprint(documents) for plan in (trees, rows, unshared)}) == 3
+
+
+def test_prefixes_that_save_little_leave_the_plan_as_it_was() -> None:
+    documents = [*answers_to_prompts(1, 3, own=3), *answers_to_prompts(30, 1, own=10)]
+    plan, without = planned(documents), planned(documents, shared_prefixes=False)
+    assert plan.sharing.reason == "no rows share a prefix worth it: 1.04x fewer tokens"
+    assert plan.steps == without.steps
+    assert plan.fingerprint(documents) == without.fingerprint(documents)
+
+
+def test_a_plan_that_is_made_anew_keeps_what_was_decided_about_sharing() -> None:
+    documents = answers_to_prompts(10, 4, own=3)
+    plan = planned(documents)
+    config = Config.model_validate({"data": {"max_tokens": 32}, "train": {"batch_tokens": 64}})
+    mixture = Mixture([MixtureSource("a", 40, np.full(40, 23), np.full(40, 3))], seed=0)
+    assert plan_run(documents, mixture, config, sharing=plan.sharing) == plan
+    refused = Sharing(None, "none: this model does not")
+    assert plan_run(documents, mixture, config, sharing=refused).computed_tokens == plan.num_tokens
