@@ -50,6 +50,28 @@ def presets(
     output().print(table)
 
 
+@app.command("launch")
+def launch(
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="Print this file.", show_default=False)] = None,
+) -> None:
+    """List the launch files for one GPU, several, and several machines, or print one of them to begin your own from.
+
+    Examples:
+        tutelage config launch
+        tutelage config launch eight-gpus.sh > eight-gpus.sh
+        tutelage config launch two-nodes.slurm > two-nodes.slurm
+    """
+    from tutelage.config.load import launch_names, launch_text
+
+    if name is not None:
+        typer.echo(launch_text(name), nl=False)
+        return
+    table = Table(box=None, pad_edge=False, show_header=False)
+    for launcher in launch_names():
+        table.add_row(f"[figure]{launcher}[/]", escape(launch_text(launcher).splitlines()[1].lstrip("# ")))
+    output().print(table)
+
+
 @app.command("explain")
 def explain(
     words: ConfigWords = None,

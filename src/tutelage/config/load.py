@@ -74,6 +74,20 @@ def preset_text(name: str) -> str:
     return _preset_path(name).read_text(encoding="utf-8")
 
 
+def launch_names() -> list[str]:
+    """Return the names of the launch files that ship with the package."""
+    return sorted(path.name for path in (PRESETS / "launch").iterdir())
+
+
+def launch_text(name: str) -> str:
+    """Return a launch file that ships.
+
+    Raises: ConfigError, with the nearest name, when there is none of that name.
+    """
+    _require_known("launch file", name, launch_names())
+    return (PRESETS / "launch" / name).read_text(encoding="utf-8")
+
+
 def known_keys() -> list[str]:
     """Return every dotted key of the schema; items of lists stand as `N`, as in `data.train.N.path`."""
     return [key for key, _ in schema_fields()]
@@ -107,12 +121,15 @@ def _fields_of(section: type[Section], prefix: str) -> Iterator[tuple[str, Any]]
 
 
 def _preset_path(name: str) -> Path:
-    names = preset_names()
+    _require_known("preset", name, preset_names())
+    return PRESETS / f"{name}.yaml"
+
+
+def _require_known(what: str, name: str, names: list[str]) -> None:
     if name not in names:
         close = get_close_matches(name, names, 1)
         mend = f"did you mean `{close[0]}`?" if close else f"there are: {', '.join(names)}"
-        raise ConfigError(f"there is no preset `{name}`", mend=mend)
-    return PRESETS / f"{name}.yaml"
+        raise ConfigError(f"there is no {what} `{name}`", mend=mend)
 
 
 def _read_file(path: Path, *, name: str, folder: Path | None) -> Tree:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,14 +13,16 @@ from types import FrameType
 
 from tutelage.config.schema import EarlyStopping
 
+ONE_WISH_SECONDS = 1.0  # a scheduler signals torchrun and its processes, and torchrun its processes once more
 RESUME_EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h: nothing is wrong, run the same command again with --resume
 
 
 @dataclass
 class StopFlag:
-    """Set by a signal, read at step edges."""
+    """Set by a signal, read at step edges. `since` is when, on the monotonic clock."""
 
     signal_name: str | None = None
+    since: float = math.inf
 
     def __bool__(self) -> bool:
         return self.signal_name is not None
@@ -27,16 +30,19 @@ class StopFlag:
 
 @contextmanager
 def stop_on_signals() -> Iterator[StopFlag]:
-    """Turn the first SIGINT or SIGTERM into a flag; a second one leaves at once with exit code 75.
+    """Turn the first SIGINT or SIGTERM into a flag; a later one leaves at once with exit code 75.
 
-    The handler does nothing but set the flag: saving happens at the edge of a step, where the state is whole.
+    Within a second it is the first one come by another way. The handler does nothing but set the flag: saving happens at the edge of a
+    step, where the state is whole.
     """
     flag = StopFlag()
 
     def handle(number: int, frame: FrameType | None) -> None:
-        if flag:
+        now = time.monotonic()
+        if now - flag.since > ONE_WISH_SECONDS:
             os._exit(RESUME_EXIT_CODE)
-        flag.signal_name = signal.Signals(number).name
+        if not flag:
+            flag.signal_name, flag.since = signal.Signals(number).name, now
 
     numbers = (signal.SIGINT, signal.SIGTERM)
     previous = {number: signal.signal(number, handle) for number in numbers}

@@ -48,14 +48,18 @@ def test_the_first_signal_sets_the_flag_and_the_handler_goes_away(number: signal
     assert signal.getsignal(number) is before
 
 
-def test_the_second_signal_leaves_at_once() -> None:
+@pytest.mark.parametrize(("seconds", "outcome"), [(1.2, (RESUME_EXIT_CODE, "")), (0.0, (0, "still here\n"))])
+def test_a_later_signal_leaves_at_once_and_an_echo_of_the_first_does_not(
+    seconds: float, outcome: tuple[int, str]
+) -> None:
     program = (
-        "import os, signal\n"
+        "import os, signal, time\n"
         "from tutelage.train.stop import stop_on_signals\n"
         "with stop_on_signals():\n"
         "    os.kill(os.getpid(), signal.SIGTERM)\n"
+        f"    time.sleep({seconds})\n"
         "    os.kill(os.getpid(), signal.SIGTERM)\n"
         "    print('still here')\n"
     )
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
-    assert (ended.returncode, ended.stdout) == (RESUME_EXIT_CODE, "")
+    assert (ended.returncode, ended.stdout) == outcome
