@@ -1,7 +1,8 @@
 """The layout law in trees: documents that share a prefix, computed once, have the loss and gradient of separate rows.
 
 The reference is that of the layout law: transformers' own attention, one document at a time, in real fp64, to 1e-10. Trees have
-any shape: prefixes inside prefixes, branches of one token, equal documents, several trees in a stream, loss on shared tokens.
+any shape: prefixes inside prefixes, branches of one token, equal documents, several trees in a stream, loss on shared tokens, paths
+longer than a sliding window.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from test_layout_law import TOLERANCE, assert_equal, by_definition, in_batches
+from test_layout_law import CHANGES, TOLERANCE, assert_equal, by_definition, in_batches
 from transformers import PreTrainedModel
 
 from sample_documents import document
@@ -24,21 +25,18 @@ from tiny import FAMILIES, tiny_model
 from true_double import TrueDouble
 from tutelage.chat.rendered import Rendered
 from tutelage.errors import IsolationError
-from tutelage.model.attention import NAME, DocumentMask, register_attention
+from tutelage.model.attention import NAME, DocumentMask, document_attention_forward, register_attention
 from tutelage.model.head import supervised_logits, supervised_losses
 from tutelage.model.probe import probe_layout
 from tutelage.pack.batch import Batch, pack_batch
 from tutelage.pack.tree import Tree, common_prefix
-
-# Windows wider than any document here: what a tree asks of them.
-WIDE = {family: {"sliding_window": 64} for family in ("mistral", "gemma2", "gemma3")}
 
 register_attention()
 
 
 @cache
 def family_model(family: str, attention: str, dtype: torch.dtype = torch.float64) -> PreTrainedModel:
-    model = tiny_model(family, dtype=dtype, **WIDE.get(family, {}))
+    model = tiny_model(family, dtype=dtype, **CHANGES.get(family, {}))
     model.set_attn_implementation(attention)
     return model
 
@@ -80,7 +78,7 @@ def test_a_tree_has_the_loss_and_gradient_of_each_document_alone(family: str) ->
     blocks=st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=5), min_size=1, max_size=7),
     sort=st.booleans(),
     seed=st.integers(0, 1000),
-    family=st.sampled_from(["llama", "qwen3", "gpt2", "gemma2"]),
+    family=st.sampled_from(["llama", "qwen3", "gpt2", "gemma2", "mistral"]),
 )
 def test_trees_of_any_shape_have_the_loss_and_gradient_of_separate_rows(
     blocks: list[list[int]], sort: bool, seed: int, family: str
@@ -145,17 +143,24 @@ def test_the_gradient_of_a_tree_is_the_same_to_the_last_bit_each_time() -> None:
     assert torch.equal(first[1], again[1])
 
 
-@pytest.mark.parametrize("family", ["mistral", "gemma2", "gemma3"])
-def test_a_window_shorter_than_a_path_is_refused(family: str) -> None:
-    model = tiny_model(family)
+def test_rules_beside_causality_and_windows_are_refused_however_short_the_documents() -> None:
+    model = tiny_model("llama")
     model.set_attn_implementation(NAME)
-    with pytest.raises(IsolationError, match="shared prefix"):
-        supervised_losses(model, as_tree(grown(BLOCKS))[0])
+    batch = as_tree(grown(BLOCKS))[0]
+    for mask in (DocumentMask(batch, 64, False, lambda *_: None), DocumentMask(batch, None, True, lambda *_: None)):
+        x = torch.zeros(1, 4, batch.num_tokens, 8)
+        with pytest.raises(IsolationError, match="unknown in a tree"):
+            document_attention_forward(model.model.layers[0].self_attn, x, x, x, mask, sliding_window=None)
 
 
 def sees_one_too_few(monkeypatch: pytest.MonkeyPatch) -> None:
     right = DocumentMask.behind
-    monkeypatch.setattr(DocumentMask, "behind", lambda *a: right(*a).tril(a[1] - 1))
+
+    def wrong(self: DocumentMask, before: int, length: int, device: torch.device) -> torch.Tensor | None:
+        mask = right(self, before, length, device)
+        return mask if mask is None else mask.tril(before - 1)
+
+    monkeypatch.setattr(DocumentMask, "behind", wrong)
 
 
 def forgets_the_first_token(monkeypatch: pytest.MonkeyPatch) -> None:

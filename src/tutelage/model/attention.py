@@ -88,23 +88,26 @@ class DocumentMask:
             self._built[start, length] = self.rule(start, length)
         return self._built[start, length]
 
-    def behind(self, before: int, length: int, device: torch.device) -> Tensor:
-        """Return the mask [L, before + L] of a segment whose path has `before` tokens before it: all of them, then causality.
+    def behind(self, before: int, length: int, device: torch.device) -> Tensor | None:
+        """Return the mask [L, before + L] of a segment whose path has `before` tokens before it: causality, within a window.
 
-        Raises: IsolationError where causality is not the whole rule.
+        None where nothing is before it and plain causality is the rule.
         """
-        if not self._is_causal(before + length):
-            raise IsolationError(
-                "this architecture's attention does not reach over the whole document, which a shared prefix needs",
-                mend="set train.shared_prefixes to false",
-            )
+        if before == 0 and self._is_causal(length):
+            return None
         # No start is negative, so the keys of the two kinds of mask differ.
         key = (-before, length)
-        if key not in self._built:
-            self._built[key] = torch.ones(length, before + length, dtype=torch.bool, device=device).tril(before)
-        mask = self._built[key]
-        assert mask is not None
+        mask = self._built.get(key)
+        if mask is None:
+            mask = torch.ones(length, before + length, dtype=torch.bool, device=device).tril(before)
+            if self.local_size is not None:
+                mask = mask.triu(before - self.local_size + 1)
+            self._built[key] = mask
         return mask
+
+    def is_window(self, window: int | None) -> bool:
+        """Whether the rule is causality within a sliding `window`, or causality alone where there is none."""
+        return not self.always_masked and self.local_size in (None, window)
 
     def _is_causal(self, length: int) -> bool:
         return not self.always_masked and (self.local_size is None or length <= self.local_size)
@@ -218,7 +221,7 @@ def document_attention_forward(
 
     Shapes: query [B, H, T, E]; key, value [B, K, T, E]; s_aux [H], one attention sink logit a head; returns [B, T, H, E].
     """
-    rules = Rules(scaling, dropout, softcap, s_aux)
+    rules = Rules(scaling, dropout, softcap, s_aux, kwargs.get("sliding_window"))
     if not isinstance(attention_mask, DocumentMask):
         if rules.beyond_sdpa:
             return _attend_ordinary(query, key, value, attention_mask, rules).transpose(1, 2).contiguous(), None
@@ -231,19 +234,29 @@ def document_attention_forward(
             "this architecture's attention is not causal or adds a bias to its scores, unknown to per-document attention",
             mend="set train.packing to padded, or model.attention to sdpa or eager",
         )
-    if _fits_varlen(query, value, attention_mask, rules, kwargs.get("sliding_window")):
+    if attention_mask.batch.tree is not None and not attention_mask.is_window(rules.window):
+        # Whatever the lengths at hand: a probe of a small tree must speak for all.
+        raise IsolationError(
+            "this architecture's attention has rules beside causality and a sliding window, unknown in a tree of documents",
+            mend="set train.shared_prefixes to false",
+        )
+    if _fits_varlen(query, value, attention_mask, rules):
         return _attend_varlen(query, key, value, attention_mask, rules), None
     return _attend_per_document(query, key, value, attention_mask, rules), None
 
 
 @dataclass(frozen=True)
 class Rules:
-    """What a layer asks of its attention beside the mask; `sinks` [H] are logits that take weight and give nothing."""
+    """What a layer asks of its attention beside the mask; `sinks` [H] are logits that take weight and give nothing.
+
+    `window` is the sliding window in tokens that the layer names itself.
+    """
 
     scaling: float | None
     dropout: float
     softcap: float | None
     sinks: Tensor | None
+    window: int | None = None
 
     @property
     def beyond_sdpa(self) -> bool:
@@ -267,11 +280,13 @@ def _attend_per_document(query: Tensor, key: Tensor, value: Tensor, mask: Docume
     pieces = []
     start = 0
     for number, q in enumerate(queries):
-        path = [number] if tree is None else tree.path_to(number)
-        if len(path) == 1:
-            k, v, allowed = keys[number], values[number], mask.within(start, q.shape[2])
+        k, v = keys[number], values[number]
+        if tree is None:
+            allowed = mask.within(start, q.shape[2])
         else:
-            k, v = (torch.cat([parts[segment] for segment in path], dim=2) for parts in (keys, values))
+            path = tree.path_to(number)
+            if len(path) > 1:
+                k, v = (torch.cat([parts[segment] for segment in path], dim=2) for parts in (keys, values))
             allowed = mask.behind(k.shape[2] - q.shape[2], q.shape[2], q.device)
         pieces.append(_attend(q, k, v, allowed, rules).transpose(1, 2))
         start += q.shape[2]
@@ -331,11 +346,10 @@ def _attend_explicitly(query: Tensor, key: Tensor, value: Tensor, allowed: Tenso
     return (probabilities.reshape(B, K, (H // K) * Lq, Lk) @ value).reshape(B, H, Lq, -1)
 
 
-def _fits_varlen(query: Tensor, value: Tensor, mask: DocumentMask, rules: Rules, window: int | None) -> bool:
+def _fits_varlen(query: Tensor, value: Tensor, mask: DocumentMask, rules: Rules) -> bool:
     """Whether torch's variable-length kernel computes exactly this layer on this device."""
     simple = not rules.beyond_sdpa and rules.dropout == 0.0
-    in_window = not mask.always_masked and window is not None and window == mask.local_size and mask.batch.tree is None
-    covered = mask.is_causal_only or in_window
+    covered = mask.is_causal_only or mask.is_window(rules.window)
     shapes = query.shape[-1] == value.shape[-1] and query.shape[-1] <= 256 and query.shape[-1] % 8 == 0
     half = _compute_dtype(query) in (torch.float16, torch.bfloat16)
     return query.is_cuda and simple and covered and shapes and half and _varlen_kernel() is not None

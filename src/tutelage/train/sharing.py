@@ -70,7 +70,7 @@ def ask_model(
     if layout is not Layout.PACKED:
         return Sharing(None, f"none: documents are trained {layout.value}"), None
     if has_dropout(model):
-        return Sharing(None, "none: dropout is drawn for each document (model.dropout: 0 turns it off)"), None
+        return Sharing(None, "none: dropout is drawn for each document"), None
     try:
         with autocast:
             probed = probe_layout(model, _small_tree(steps, documents), _as_tree, name="shared prefixes")

@@ -245,11 +245,12 @@ def test_the_varlen_kernel_is_called_for_the_same_result(varlen_on_cpu: None, wi
     torch.testing.assert_close(attention._attend_varlen(q, k, v, mask, rules), expected, rtol=0, atol=1e-12)
 
 
-def test_the_varlen_kernel_gets_the_keys_of_each_path_of_a_tree(varlen_on_cpu: None) -> None:
+@pytest.mark.parametrize("window", [None, 4])
+def test_the_varlen_kernel_gets_the_keys_of_each_path_of_a_tree(varlen_on_cpu: None, window: int | None) -> None:
     documents = random_documents((5, 6, 4))
     for document, common in zip(documents[1:], (3, 2), strict=True):
         document.ids[:common] = documents[0].ids[:common]
-    mask = replace(document_mask_of((5,)), batch=pack_batch([*documents, documents[0]], shared=(0, 3, 2, 0)))
+    mask = replace(document_mask_of((5,), window), batch=pack_batch([*documents, documents[0]], shared=(0, 3, 2, 0)))
     torch.manual_seed(0)
     q = torch.randn(1, 4, 15, 8, dtype=torch.float64)
     k, v = torch.randn(2, 1, 2, 15, 8, dtype=torch.float64)
@@ -264,7 +265,7 @@ def test_this_torch_has_the_varlen_kernel_that_the_gpu_path_needs() -> None:
 
 def test_the_varlen_kernel_is_kept_for_half_precision_on_a_gpu() -> None:
     q = torch.randn(1, 4, 5, 8, dtype=torch.bfloat16)
-    assert not attention._fits_varlen(q, q, document_mask_of((5,)), Rules(None, 0.0, None, None), None)
+    assert not attention._fits_varlen(q, q, document_mask_of((5,)), Rules(None, 0.0, None, None))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
