@@ -1,6 +1,6 @@
 """What it saves to compute a prefix that documents share once: a training step on trees against the same documents in packs.
 
-    python -m benchmarks.tree [--threads 1] [--rounds 5] [--shapes 15M 100M]
+    python -m benchmarks.tree [--threads 1] [--rounds 3] [--shapes 15M 100M]
 
 One step is forward, loss on the supervised tokens, backward and AdamW. Losses and gradients are compared before anything is timed.
 The two layouts take turns within a round, and the ratio of each round is taken before the median, so that other work on the
@@ -144,7 +144,7 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--shapes", nargs="+", choices=list(SHAPES), default=list(SHAPES))
     words = parser.parse_args()
     torch.set_num_threads(words.threads)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -82,6 +83,7 @@ def _probe(prepared: Prepared, config: Config) -> tuple[list[dict[str, Any]], st
     from tutelage.train.layout import choose_layout
     from tutelage.train.plan import plan_run
     from tutelage.train.precision import choose_precision
+    from tutelage.train.sharing import ask_model
     from tutelage.train.trainee import Start, make_trainee
 
     device = choose_device(config.train)
@@ -89,6 +91,7 @@ def _probe(prepared: Prepared, config: Config) -> tuple[list[dict[str, Any]], st
     precision = choose_precision(config.train, device, read_config(source)).precision
     plan = plan_run(prepared.documents, prepared.mixture, config)
     trainee = make_trainee(config, start=Start.WEIGHTS, device=device, precision=precision, new_ids=prepared.new_ids)
+    autocast = partial(torch.autocast, device.type, dtype=torch.bfloat16, enabled=precision is Precision.BF16)
     choice = choose_layout(
         config.train.packing,
         trainee.model,
@@ -96,9 +99,16 @@ def _probe(prepared: Prepared, config: Config) -> tuple[list[dict[str, Any]], st
         prepared.documents,
         micro_tokens=plan.slot_tokens,
         device=device,
-        autocast=torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision is Precision.BF16),
+        autocast=autocast(),
     )
-    return [vars(check) for check in choice.checks], f"layout {choice.layout.value}: {choice.reason}"
+    checks, said = list(choice.checks), f"layout {choice.layout.value}: {choice.reason}"
+    if plan.sharing.prefixes is not None:
+        sharing, check = ask_model(
+            plan.sharing, trainee.model, plan.steps, prepared.documents, layout=choice.layout, autocast=autocast()
+        )
+        checks += [check] if check is not None else []
+        said += f"; shared prefixes: {sharing.reason}"
+    return [vars(check) for check in checks], said
 
 
 def _print_json(

@@ -130,6 +130,7 @@ def _plan_table(plan: Plan, measured_bytes: Any) -> Markup:
     for name, choice in (("layout", plan.layout), ("attention", plan.attention)):
         reason = h("span", {"class": "soft"}, f" - {choice.reason}") if choice and choice.reason else None
         rows.append((name, join([choice.name, reason]) if choice else MISSING))
+    rows.append(("shared prefixes", plan.shared_prefixes or MISSING))
     rows.append(("memory of a step", _memory(plan, measured_bytes)))
     return facts(rows)
 

@@ -192,6 +192,7 @@ def _read_plan(path: Path) -> Plan:
         **values,
         layout=_choice(row.get("layout")),
         attention=_choice(row.get("attention")),
+        shared_prefixes=_text_or_none(row.get("shared_prefixes")),
         memory_bytes=memory or None,
         histograms=histograms or None,
         shares=tuple(_share(share) for share in row.get("shares") or ()),

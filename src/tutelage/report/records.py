@@ -175,6 +175,7 @@ class Plan:
     trainable_parameters: float | None = None
     layout: Choice | None = None
     attention: Choice | None = None
+    shared_prefixes: str | None = None
     memory_bytes: Mapping[str, float | None] | None = None
     memory_predicted_bytes: float | None = None
     histograms: Mapping[str, Histogram] | None = None

@@ -271,6 +271,18 @@ def test_check_probes_the_model_on_a_real_pack(data: Path, tmp_path: Path) -> No
     assert all(probe["passed"] and probe["figures"] for probe in probes.values())
 
 
+def test_check_probes_a_tree_of_rows_that_share_a_prompt(tmp_path: Path) -> None:
+    folder = tiny_folder(tmp_path / "model", chat_template=CHATML)
+    data = write(
+        tmp_path / "chats.jsonl", [chat("Who lives in the house by the river?", f"Mira {n}.") for n in range(6)]
+    )
+    code, verdict = check(data, "--model", folder, "--probe")
+    assert code == 0, verdict["problems"]
+    found = next(probe for probe in verdict["probes"] if probe["name"] == "shared prefixes")
+    assert found["passed"] and found["figures"]["documents"] > 1
+    assert any("shared prefixes: " in warning and "x fewer tokens" in warning for warning in verdict["warnings"])
+
+
 def test_check_without_weights_cannot_probe_and_says_so(data: Path, tokenizers: Path) -> None:
     code, verdict = check(data, "--model", tokenizers / "plain", "--probe")
     assert code == 5

@@ -128,6 +128,7 @@ def _plan(num_steps: int) -> dict[str, Any]:
         "steps": num_steps, "epochs": 2, "parameters": 135_000_000, "trainable_parameters": 4_880_000,
         "layout": {"name": "packed", "reason": "the model keeps documents apart"},
         "attention": {"name": "tutelage", "reason": "attention per document on this device"},
+        "shared_prefixes": "2.8x fewer tokens, 885,754 computed of 2,480,112 trained on",
         "memory_bytes": {"weights": 540_000_000, "gradients": 19_500_000, "optimiser": 39_000_000, "activations": 310_000_000},
         "memory_predicted_bytes": 908_500_000,
         "histograms": {

@@ -122,6 +122,10 @@ def test_the_top_says_what_was_trained_and_what_came_of_it(run_folder: Path) -> 
     assert "The lowest held-out loss, 1.509, was at step 32" in page
 
 
+def test_the_plan_says_what_shared_prefixes_saved(run_folder: Path) -> None:
+    assert "2.8x fewer tokens, 885,754 computed of 2,480,112 trained on" in run_page(read_run(run_folder))
+
+
 def test_a_run_without_evaluations_and_samples_has_a_page(tmp_path: Path) -> None:
     folder = make_run(tmp_path / "bare", num_steps=3, held_out=False)
     (folder / "samples.jsonl").unlink()
