@@ -1,6 +1,6 @@
 """What a training step with LoRA costs, relative to one that trains all weights.
 
-    python -m benchmarks.lora [--shapes 15M 100M] [--threads 1] [--rounds 5] [--device cuda] [--bf16]
+    python -m benchmarks.lora [--shapes 15M 100M] [--threads 1] [--rounds 2] [--device cuda] [--bf16]
 
 One step is forward, loss on the supervised tokens, backward, clipping and AdamW, over one pack of instruction-like documents:
 all weights, LoRA of rank 16 on all linear layers with peft's layers, and the same with the fused ones that training uses. Before
@@ -20,10 +20,11 @@ from dataclasses import dataclass
 
 import torch
 from peft.tuners.lora import Linear as PeftLinear
-from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
-from benchmarks.attention import PACK_TOKENS, documents_of_one_pack
+from benchmarks.attention import documents_of_one_pack
 from benchmarks.packing import table
+from benchmarks.support.shapes import SHAPES, random_llama
 from tutelage.config.schema import LoraConfig, TrainConfig
 from tutelage.model.adapters import add_lora
 from tutelage.model.attention import NAME, register_attention
@@ -33,24 +34,6 @@ from tutelage.pack.batch import Batch, pack_batch
 from tutelage.train.environment import keep_freed_memory
 from tutelage.train.optim import build_optimiser, clip_gradients
 
-SHAPES = {
-    "15M": {
-        "vocab_size": 32_000,
-        "hidden_size": 288,
-        "intermediate_size": 768,
-        "num_hidden_layers": 6,
-        "num_attention_heads": 6,
-        "num_key_value_heads": 6,
-    },
-    "100M": {
-        "vocab_size": 49_152,
-        "hidden_size": 768,
-        "intermediate_size": 2048,
-        "num_hidden_layers": 12,
-        "num_attention_heads": 12,
-        "num_key_value_heads": 4,
-    },
-}
 LORA = LoraConfig(rank=16)
 FULL, PEFT, FUSED = "all weights", "LoRA, layers of peft", "LoRA, fused layers"
 LARGEST_NORM = 1.0
@@ -74,11 +57,9 @@ class Setting:
 
 def make_models(shape: str, setting: Setting) -> dict[str, torch.nn.Module]:
     """Make the same random Llama three times, for each way to train it."""
-    config = LlamaConfig(**SHAPES[shape], tie_word_embeddings=True, max_position_embeddings=PACK_TOKENS)
 
     def llama() -> PreTrainedModel:
-        torch.manual_seed(0)
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
+        model = random_llama(shape)
         model.set_attn_implementation(NAME)
         return model
 
@@ -153,7 +134,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES))
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--bf16", action="store_true", help="under autocast to bf16, frozen matrices stored in it")
     words = parser.parse_args()

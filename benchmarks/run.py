@@ -1,7 +1,7 @@
 """Run the benchmarks and write their tables, with machine, versions and commands, into benchmarks/RESULTS.md.
 
-    python -m benchmarks.run                       all of them
-    python -m benchmarks.run packing attention     some
+    python -m benchmarks.run                       all that measure time and memory
+    python -m benchmarks.run demo packing          some, or what the demo teaches, which takes minutes for each seed
 
 Each benchmark is a module of this folder that prints Markdown. It runs in a process of its own, so that none warms the
 caches of another; one that fails leaves no table, says so in its place, and makes the exit code 1.
@@ -26,6 +26,7 @@ from tutelage.files.atomic import write_text
 HERE = Path(__file__).parent
 RESULTS = HERE / "RESULTS.md"
 PACKAGES = ("tutelage", "torch", "transformers", "peft", "tokenizers", "numpy")
+BY_NAME_ONLY = ("demo",)
 
 
 @dataclass(frozen=True)
@@ -102,8 +103,13 @@ def main() -> int:
     """Run what the command line names, and return the exit code."""
     known = benchmark_names()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"one of {', '.join(known)}; without any, all")
-    names = parser.parse_args().names or known
+    parser.add_argument(
+        "names",
+        nargs="*",
+        metavar="NAME",
+        help=f"one of {', '.join(known)}; without any, all but {', '.join(BY_NAME_ONLY)}",
+    )
+    names = parser.parse_args().names or [name for name in known if name not in BY_NAME_ONLY]
     if unknown := sorted(set(names) - set(known)):
         parser.error(f"no benchmark is called {', '.join(unknown)}; there are {', '.join(known)}")
     facts = machine()

@@ -457,7 +457,7 @@ def main() -> None:
     names = [case.name for case in (*SPEED, *MEMORY)]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", nargs="+", choices=names, default=names, metavar="NAME", help=", ".join(names))
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--processor-time", action="store_true", help="not by the clock: for a machine with other work")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
