@@ -74,6 +74,13 @@ class Parallel(StrEnum):
     SHARD = "shard"
 
 
+class Quantisation(StrEnum):
+    """How the frozen matrices below adapters are kept while the adapters train."""
+
+    NONE = "none"
+    NF4 = "nf4"
+
+
 class Optimiser(StrEnum):
     """How the moments of AdamW are kept."""
 
@@ -126,6 +133,9 @@ class ModelConfig(Section):
     """Attention implementation; `auto` takes the per-document one where the model can be isolated, else sdpa."""
     dropout: float | None = Field(default=None, ge=0, lt=1)
     """Dropout of attention and hidden layers, for every dropout setting the architecture has; None keeps the model's."""
+    quantisation: Quantisation = Quantisation.NONE
+    """`nf4` keeps the frozen matrices below adapters in 4 bits (QLoRA, arXiv 2305.14314): for `train.method: lora`; it needs
+    `pip install "tutelage[low-memory]"`."""
 
 
 class Columns(Section):

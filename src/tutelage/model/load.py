@@ -21,11 +21,12 @@ from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, Pre
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 from transformers.utils import logging as transformers_logging
 
-from tutelage.config.schema import ModelConfig
+from tutelage.config.schema import ModelConfig, Quantisation
 from tutelage.errors import ModelError, UnsafeError
 from tutelage.model.adapters import load_adapter
 from tutelage.model.attention import register_attention, unwrapped
 from tutelage.model.locate import INDEX_NAME, WEIGHTS_NAME, ModelFolder, locate_model
+from tutelage.model.quantise import keep_backward_possible, nf4_settings
 
 _CAUSAL_ENDINGS = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 _DROPOUT_SETTINGS = (
@@ -67,13 +68,16 @@ def load_model(
     attention: str | None = None,
     train_adapter: bool = False,
     source: ModelFolder | None = None,
+    products: torch.dtype = torch.float32,
 ) -> LoadedModel:
     """Load the model of `cfg`: a local folder, a run, a Hub name, `lab`, or a LoRA adapter folder with its base.
 
     `attention` names an attention implementation known to transformers (see `model/attention.py`), None takes its choice;
-    `train_adapter` leaves the weights of a loaded adapter trainable; `source` is the model's place, when it is known already.
+    `train_adapter` leaves the weights of a loaded adapter trainable; `source` is the model's place, when it is known already;
+    `products` is the type in which quantised matrices are multiplied.
 
-    Raises: ModelError when the folder is not a whole causal language model; UnsafeError when loading could run code.
+    Raises: ModelError when the folder is not a whole causal language model; UnsafeError when loading could run code; ConfigError
+    when it cannot be quantised here.
     """
     register_attention()
     source = source or locate_model(cfg.path, revision=cfg.revision)
@@ -81,7 +85,11 @@ def load_model(
     if cfg.dropout is not None:
         set_dropout(config, cfg.dropout)
     whole = source.base or source
-    model, stored_dtype = _load_weights(whole.folder, config, dtype, attention)
+    how: dict[str, Any] = {"dtype": dtype, "attn_implementation": attention}
+    if cfg.quantisation is Quantisation.NF4:
+        how |= {"quantization_config": nf4_settings(products), "device_map": {"": device}}
+    model, stored_dtype = _load_weights(whole.folder, config, how)
+    keep_backward_possible(model)
     # What an adapter of this model will name as its base: a Hub name with its commit rather than a cache folder.
     model.name_or_path = whole.name if whole.commit else str(whole.folder)
     model.config._commit_hash = whole.commit
@@ -219,7 +227,7 @@ def _require_causal(folder: Path, config: PretrainedConfig) -> None:
 
 
 def _load_weights(
-    folder: Path, config: PretrainedConfig, dtype: torch.dtype, attention: str | None
+    folder: Path, config: PretrainedConfig, how: Mapping[str, Any]
 ) -> tuple[PreTrainedModel, torch.dtype]:
     stored_dtype = _check_files(folder)
     try:
@@ -227,8 +235,7 @@ def _load_weights(
             model, info = AutoModelForCausalLM.from_pretrained(
                 folder,
                 config=config,
-                dtype=dtype,
-                attn_implementation=attention,
+                **how,
                 use_safetensors=True,
                 trust_remote_code=False,
                 local_files_only=True,

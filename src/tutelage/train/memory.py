@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from enum import StrEnum
+from types import MethodType
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ from torch.utils._pytree import tree_leaves
 from tutelage.config.schema import Optimiser, TrainConfig
 from tutelage.model.head import supervised_losses
 from tutelage.model.noise import noisy_embeddings
+from tutelage.model.quantise import quantised_layers, scales_of, without_values
 from tutelage.pack.batch import Batch
 from tutelage.parallel.shard import is_sharded, own_part
 from tutelage.train.objective import step_loss
@@ -83,13 +85,14 @@ def predict_peak(
     """
     if is_sharded(model):
         raise UnpredictableError("its weights are spread over the ranks")
+    scales = [tensor for layer in quantised_layers(model) for tensor in scales_of(layer)]
     try:
         with (
             torch.random.fork_rng(devices=[]),
             FakeTensorMode(allow_non_fake_inputs=True),
             _without_data(model, settings.device),
         ):
-            return _peak_of_step(model, batch, settings, config, accumulates=accumulates)
+            return _peak_of_step(model, batch, settings, config, scales, accumulates=accumulates)
     except (RuntimeError, NotImplementedError) as error:  # fake tensors raise these for what they cannot know
         raise UnpredictableError(str(error).strip().split("\n")[0]) from error
 
@@ -106,11 +109,17 @@ def standing_bytes(model: nn.Module) -> dict[Part, int]:
 
 
 def _peak_of_step(
-    model: nn.Module, batch: Batch, settings: StepSettings, config: TrainConfig, *, accumulates: bool
+    model: nn.Module,
+    batch: Batch,
+    settings: StepSettings,
+    config: TrainConfig,
+    scales: list[torch.Tensor],
+    *,
+    accumulates: bool,
 ) -> Peak:
     trained = [p for p in model.parameters() if p.requires_grad]
     with Allocations() as allocations:
-        for tensor in (*model.parameters(), *model.buffers()):
+        for tensor in (*model.parameters(), *model.buffers(), *scales):
             allocations.assign(tensor, Part.WEIGHTS if tensor.requires_grad else Part.FROZEN)
         allocations.part = Part.BATCH
         batch = _batch_without_data(batch, settings.device)
@@ -230,11 +239,16 @@ def _without_data(model: nn.Module, device: torch.device) -> Iterator[None]:
             for name, tensor in owned.items():
                 if tensor is not None:
                     owned[name] = fakes.setdefault(id(tensor), _fake(tensor, device))
+    packed = quantised_layers(model)
+    for layer in packed:
+        layer.forward = MethodType(without_values, layer)
     try:
         yield
     finally:
         for owned, content in kept:
             owned.update(content)
+        for layer in packed:
+            del layer.forward
 
 
 def _batch_without_data(batch: Batch, device: torch.device) -> Batch:

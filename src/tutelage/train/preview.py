@@ -6,12 +6,13 @@ from typing import Any
 
 import torch
 
-from tutelage.config.schema import Config, Layout, Method, Precision
+from tutelage.config.schema import Config, Layout, Method, Precision, Quantisation
 from tutelage.model.adapters import add_lora
 from tutelage.model.attention import choose_attention
 from tutelage.model.load import build_from_config, read_config
 from tutelage.model.locate import locate_model
 from tutelage.model.lora_linear import narrow_frozen_matrices
+from tutelage.model.quantise import num_values, pack_shapes
 from tutelage.train.describe import describe_plan
 from tutelage.train.environment import choose_device
 from tutelage.train.fitting import fit_memory
@@ -36,6 +37,8 @@ def preview(config: Config) -> dict[str, Any]:
         require_room(model, max(map(len, (*prepared.documents, *prepared.held_out))))
         if arithmetic.precision is Precision.BF16_PURE:
             model = model.to(torch.bfloat16)
+        if config.model.quantisation is Quantisation.NF4:
+            pack_shapes(model, torch.float32 if arithmetic.precision is Precision.FP32 else torch.bfloat16)
         if config.train.method is Method.LORA:
             model = add_lora(model, config.train.lora)
     if arithmetic.precision is Precision.BF16:
@@ -61,6 +64,6 @@ def preview(config: Config) -> dict[str, Any]:
         "checkpointing": {"name": fit.checkpointing.value, "reason": fit.reason},
         "memory_bytes": fit.named_bytes,
         "memory_predicted_bytes": fit.predicted_bytes,
-        "parameters": sum(p.numel() for p in parameters),
+        "parameters": sum(num_values(p) for p in parameters),
         "trainable_parameters": sum(p.numel() for p in parameters if p.requires_grad),
     }

@@ -8,13 +8,14 @@ from pathlib import Path
 
 import torch
 
-from tutelage.config.schema import Config, Method, Precision
+from tutelage.config.schema import Config, Method, Parallel, Precision, Quantisation
 from tutelage.errors import ConfigError
 from tutelage.model.adapters import add_lora, is_adapted
 from tutelage.model.attention import AttentionChoice, choose_attention, register_attention
 from tutelage.model.load import build_from_config, grow_embeddings, load_model, read_config, set_dropout
 from tutelage.model.locate import locate_model
 from tutelage.model.lora_linear import narrow_frozen_matrices
+from tutelage.model.quantise import num_values
 from tutelage.parallel.spread import SpreadChoice, choose_spread, place_model
 
 
@@ -38,7 +39,7 @@ class Trainee:
     @property
     def num_parameters(self) -> int:
         """All parameters, tied ones once."""
-        return sum(p.numel() for p in self.model.parameters())
+        return sum(num_values(p) for p in self.model.parameters())
 
     @property
     def num_trainable(self) -> int:
@@ -77,9 +78,15 @@ def make_trainee(
     frozen matrices below adapters, which need no master, are bf16: such a model runs under autocast only.
 
     Raises:
-        ConfigError: full fine-tuning is asked of an adapter.
+        ConfigError: full fine-tuning is asked of an adapter, or quantisation of anything but adapters over a whole model.
     """
     register_attention()
+    is_quantised = config.model.quantisation is not Quantisation.NONE
+    if is_quantised and (config.train.method is not Method.LORA or start is Start.RANDOM):
+        raise ConfigError(
+            f"model.quantisation={config.model.quantisation.value} keeps weights that cannot learn, and here they should",
+            mend="train.method=lora",
+        )
     source = locate_model(config.model.path, revision=config.model.revision, weights=start is Start.WEIGHTS)
     architecture = read_config(source)
     attention = choose_attention(architecture, device, config.model.attention)
@@ -89,7 +96,14 @@ def make_trainee(
             set_dropout(architecture, config.model.dropout)
         model = build_from_config(architecture, seed=config.train.seed, attention=attention.name).to(dtype)
     else:
-        model = load_model(config.model, dtype=dtype, attention=attention.name, train_adapter=True).model
+        model = load_model(
+            config.model,
+            device=device if is_quantised else "cpu",
+            dtype=dtype,
+            attention=attention.name,
+            train_adapter=True,
+            products=torch.float32 if precision is Precision.FP32 else torch.bfloat16,
+        ).model
     if is_adapted(model) and config.train.method is Method.FULL:
         raise ConfigError(
             f"{config.model.path} is an adapter, and train.method=full would train its base",
@@ -102,5 +116,7 @@ def make_trainee(
     if precision is Precision.BF16:
         narrow_frozen_matrices(model, torch.bfloat16)
     spread = choose_spread(model, config.train.parallel, device)
+    if is_quantised and spread.name is Parallel.SHARD:
+        raise ConfigError("packed 4-bit matrices cannot be spread over ranks", mend="train.parallel=replicate")
     model = place_model(model, spread, device, products=torch.bfloat16 if precision is Precision.BF16 else None)
     return Trainee(model.train(), attention, spread, (source.base or source).folder, source.commit)

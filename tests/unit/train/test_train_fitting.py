@@ -58,7 +58,7 @@ class Case:
         fit = Case(gradient_checkpointing=kind.value).fit(math.inf)
         weights = fit.bytes_by_part[Part.WEIGHTS] + fit.bytes_by_part[Part.FROZEN]
         assert fit.predicted_bytes is not None
-        return (fit.predicted_bytes - weights) / FILLED
+        return (fit.predicted_bytes - weights) / FILLED["cpu"]
 
 
 def test_with_room_enough_nothing_is_given_up() -> None:

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from torch.profiler import ProfilerActivity, profile
 
 from sample_documents import random_documents
+from step_peak import SETTINGS, measure_peak
 from tiny import tiny_model
-from tutelage.config.schema import Checkpointing, Layout, LoraConfig, Method, Precision, TrainConfig
+from tutelage.config.schema import Checkpointing, LoraConfig, Method, Precision, TrainConfig
 from tutelage.model.adapters import add_lora
 from tutelage.model.attention import NAME, register_attention
 from tutelage.model.checkpointing import set_checkpointing
@@ -19,22 +19,9 @@ from tutelage.model.head import supervised_losses
 from tutelage.model.lora_linear import narrow_frozen_matrices
 from tutelage.pack.batch import Batch, pack_batch, pad_batch
 from tutelage.train.memory import Part, Peak, UnpredictableError, predict_peak, standing_bytes
-from tutelage.train.objective import step_loss
-from tutelage.train.optim import build_optimiser, clip_gradients
-from tutelage.train.step import StepSettings
 
 LENGTHS = (90, 200, 60, 150)
 SHAPE = {"hidden_size": 64, "intermediate_size": 160, "num_hidden_layers": 3, "max_position_embeddings": 512}
-SETTINGS = StepSettings(
-    layout=Layout.PACKED,
-    micro_tokens=512,
-    seed=0,
-    precision=Precision.FP32,
-    device=torch.device("cpu"),
-    largest_grad_norm=1.0,
-    neftune_alpha=0.0,
-    sources=("rows",),
-)
 
 
 def model_of(family: str = "llama", *, method: Method = Method.FULL, **changes: Any) -> torch.nn.Module:
@@ -47,33 +34,6 @@ def model_of(family: str = "llama", *, method: Method = Method.FULL, **changes: 
 
 def batch_of_several() -> Batch:
     return pack_batch(random_documents(LENGTHS))
-
-
-def measure_peak(model: torch.nn.Module, batches: list[Batch], settings: StepSettings, config: TrainConfig) -> int:
-    """Take two steps, and return the most bytes that were given out at once during the second one."""
-    optimiser = build_optimiser(model, config)
-
-    def step() -> None:
-        for batch in batches:
-            with settings.autocast():
-                losses = supervised_losses(model, batch)
-            step_loss(losses, 1.0).backward()  # type: ignore[no-untyped-call]
-            del losses
-        clip_gradients([p for p in model.parameters() if p.requires_grad], settings.largest_grad_norm)
-        optimiser.step()
-        optimiser.zero_grad(set_to_none=True)
-
-    step()
-    states = [value for state in optimiser.state.values() for value in state.values()]
-    standing = sum(t.numel() * t.element_size() for t in (*model.parameters(), *model.buffers(), *states))
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
-        step()
-    now = highest = 0
-    events = recorded.profiler.kineto_results.events()  # type: ignore[union-attr]
-    for event in sorted((e for e in events if e.name() == "[memory]"), key=lambda e: e.start_ns()):
-        now += event.nbytes()
-        highest = max(highest, now)
-    return standing + highest
 
 
 def assert_predicted(predicted: Peak, measured: int) -> None:
