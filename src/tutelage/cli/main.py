@@ -15,7 +15,7 @@ import typer
 from rich.markup import escape
 
 from tutelage import __version__
-from tutelage.cli import chat, check, config, demo, lab, merge, pretrain, report, show, train
+from tutelage.cli import chat, check, config, demo, lab, merge, pretrain, replay, report, show, train
 from tutelage.cli.edge import EXIT_MEANINGS, guard
 
 _EPILOG = "Exit codes: " + ", ".join(f"{code} {meaning}" for code, meaning in EXIT_MEANINGS.items()) + "."
@@ -71,6 +71,7 @@ app.command("pretrain")(pretrain.run)
 app.command("merge")(merge.run)
 app.command("chat")(chat.run)
 app.command("report")(report.run)
+app.command("replay")(replay.run)
 app.add_typer(config.app, name="config")
 app.add_typer(lab.app, name="lab")
 

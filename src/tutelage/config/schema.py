@@ -251,6 +251,16 @@ class EarlyStopping(Section):
     """Smallest fall of the held-out loss (nats per token) that counts."""
 
 
+class Guard(Section):
+    """Steps that are left out: weights stay as they were, and `incidents.jsonl` says what happened."""
+
+    left_out_steps: int = Field(default=3, ge=0)
+    """How many steps of a run may be left out; one more ends it."""
+    spike_deviations: float = Field(default=0.0, ge=0)
+    """Leave out a step whose loss or gradient norm lies that many standard deviations above the mean of the last 128 steps; 6 is
+    usual, 0 leaves out only what is not finite."""
+
+
 class TrainConfig(Section):
     """How it is learned."""
 
@@ -301,6 +311,8 @@ class TrainConfig(Section):
     attention), or `layers` (all inside a layer: least memory, about a third more time); `auto` takes the first that fits."""
     lora: LoraConfig = LoraConfig()
     """Adapter settings, used when `method` is `lora`."""
+    guard: Guard = Guard()
+    """Steps with a loss or gradient that is not finite, or far above the ones before."""
     evaluate_every_steps: int | None = Field(default=None, gt=0)
     """Steps between evaluations; None evaluates before, after, and ten times in between when there is held-out data."""
     early_stopping: EarlyStopping | None = None

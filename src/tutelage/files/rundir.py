@@ -140,6 +140,11 @@ class RunDir:
         return self.path / "metrics.jsonl"
 
     @property
+    def incidents(self) -> Path:
+        """One line per step that was left out: why, its rows, and the command that looks at them again."""
+        return self.path / "incidents.jsonl"
+
+    @property
     def evals(self) -> Path:
         """One line per evaluation."""
         return self.path / "evals.jsonl"

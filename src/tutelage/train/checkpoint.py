@@ -8,7 +8,7 @@ the step number stands for all of them. Frozen weights are those of the base mod
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from tutelage.files.rundir import RunDir
 from tutelage.parallel import agree
 from tutelage.parallel.folder import folder_of_all_ranks
 from tutelage.parallel.shard import is_sharded, own_part, part_like, release
+from tutelage.train.guard import Watched
 from tutelage.train.optim import state_8bit
 from tutelage.train.pieces import Pieces, open_pieces, write_pieces
 from tutelage.train.stop import Improvement
@@ -39,6 +40,7 @@ class RunState:
     improvement: Improvement
     config_fingerprint: str
     data_fingerprint: str
+    watched: Watched = field(default_factory=Watched)
 
 
 def save_checkpoint(
@@ -106,7 +108,10 @@ def read_state(folder: Path) -> RunState:
     improvement = content.pop("improvement")
     if improvement["best_loss"] is None:  # JSON has no infinity: no evaluation yet
         improvement["best_loss"] = float("inf")
-    return RunState(improvement=Improvement(**improvement), **content)
+    watched = content.pop("watched")
+    for name in ("losses", "norms"):
+        watched[name] = tuple(watched[name])
+    return RunState(improvement=Improvement(**improvement), watched=Watched(**watched), **content)
 
 
 def newest_whole_checkpoint(run: RunDir) -> tuple[Path | None, list[str]]:

@@ -66,6 +66,10 @@ class Journal:
         self._append(self.run.metrics, metrics)
         self._track({key: metrics[key] for key in ("loss", "learning_rate", "grad_norm", "seconds")}, metrics["step"])
 
+    def incident(self, record: Mapping[str, Any]) -> None:
+        """Append what is known of a step that was left out."""
+        self._append(self.run.incidents, record)
+
     def evaluation(self, evaluation: Evaluation) -> None:
         """Append the line of one evaluation."""
         self._append(self.run.evals, evaluation.to_json())
@@ -78,7 +82,7 @@ class Journal:
 
     def forget_after(self, step: int) -> None:
         """Remove lines of steps later than `step`: the run goes on from there and will write them again."""
-        for path in (self.run.metrics, self.run.evals, self.run.samples):
+        for path in (self.run.metrics, self.run.incidents, self.run.evals, self.run.samples):
             if self.writes and path.exists():
                 if path in self._lines:  # the file is about to be another one
                     self._lines.pop(path).close()
@@ -121,5 +125,6 @@ def metrics_line(
         "seconds": result.seconds,
         "learning_rate": learning_rate,
         "grad_norm": result.grad_norm,
+        "left_out": result.left_out,
         "per_source": {name: [t.sums.loss_sum, t.sums.weight_sum] for name, t in result.by_source.items()},
     }

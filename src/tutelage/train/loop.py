@@ -22,6 +22,7 @@ from tutelage.train.books import Books
 from tutelage.train.checkpoint import RunState, best_folder, keep_newest, load_weights, save_best, save_checkpoint
 from tutelage.train.environment import choose_device
 from tutelage.train.evaluate import Evaluation, evaluate
+from tutelage.train.guard import incident, require_few
 from tutelage.train.journal import Journal, metrics_line
 from tutelage.train.narrate import Narrator
 from tutelage.train.optim import learning_rate, set_learning_rate
@@ -175,7 +176,7 @@ def _take_steps(look: _Look, progress: _Progress, books: Books) -> bool:
                 narrator.say(f"stopped early: the held-out loss has not fallen for {waited} evaluations")
                 break
             is_last = step == plan.num_steps
-            _take_step(look, books, step)
+            _take_step(look, progress, books, step)
             if step in evaluate_at:
                 progress.evaluated(look.evaluate(step), config.early_stopping)
             if step in sample_at and not is_last:
@@ -202,17 +203,34 @@ def _compare_memory(look: _Look) -> None:
     look.narrator.say(f"memory {predicted}, measured {measured / 1e9:.2f} GB")
 
 
-def _take_step(look: _Look, books: Books, step: int) -> None:
-    """Take one step and write down what it did."""
-    scene, plan = look.scene, look.scene.plan
+def _take_step(look: _Look, progress: _Progress, books: Books, step: int) -> None:
+    """Take one step, or leave it out, and write down what it did.
+
+    Raises:
+        TrainingError: too many steps were left out.
+    """
+    scene, plan, rule, watched = look.scene, look.scene.plan, look.scene.config.train.guard, progress.state.watched
     planned, epoch = plan.steps[step - 1], plan.epochs[step - 1]
     rate = learning_rate(step, plan.num_steps, scene.config.train)
     set_learning_rate(scene.optimiser, rate)
-    result = train_step(scene.model, scene.optimiser, planned, scene.documents, scene.settings, step=step)
+    result = train_step(
+        scene.model,
+        scene.optimiser,
+        planned,
+        scene.documents,
+        scene.settings,
+        step=step,
+        judge=lambda loss, grad_norm: watched.fault(loss, grad_norm, rule),
+    )
     books.add(planned, result.by_source)
     line = metrics_line(result, step=step, epoch=epoch, learning_rate=rate, slot_tokens=plan.slot_tokens)
     look.journal.step(line)
     look.narrator.step(line)
+    if result.left_out is not None:
+        look.journal.incident(incident(result, planned, scene.documents, step=step, run=look.journal.run.path))
+        look.narrator.say(f"step {step} was left out: {result.left_out}; see {look.journal.run.incidents.name}")
+    progress.state = replace(progress.state, watched=watched.after(result))
+    require_few(progress.state.watched, result, rule, step=step)
 
 
 def _save(look: _Look, state: RunState, *, stopping: bool) -> None:

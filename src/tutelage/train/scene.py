@@ -125,6 +125,7 @@ def set_scene(resolved: Resolved, journal: Journal, narrator: Narrator, *, start
         narrator.say(f"{what} {choice['name']}: {choice['reason']}")
     narrator.say(f"shared prefixes: {plan.sharing.reason}")
     description = {
+        "start": start.value,
         **describe_plan(prepared, plan, config),
         **choices,
         "memory_bytes": fit.named_bytes,

@@ -6,18 +6,17 @@ runs a pack, what ran before it, or whether the run was interrupted in between.
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 
 from tutelage.chat.rendered import Rendered
 from tutelage.config.schema import Layout, Precision
 from tutelage.data.order import hash64
-from tutelage.errors import TrainingError
 from tutelage.model.head import LossSums, supervised_losses
 from tutelage.model.noise import noisy_embeddings
 from tutelage.pack.batch import Batch, make_batches, pack_batch
@@ -54,6 +53,7 @@ class StepResult:
     """What one step did, summed over all ranks. `loss` is in nats per unit of weight.
 
     `num_tokens` are those of its documents, `computed_tokens` those that the model computed: shared prefixes once.
+    `left_out` is why the optimiser did not take the step; None where it did.
     """
 
     by_source: dict[str, SourceTotals]
@@ -64,6 +64,7 @@ class StepResult:
     num_packs: int
     grad_norm: float
     seconds: float
+    left_out: str | None = None
 
     @property
     def sums(self) -> LossSums:
@@ -76,6 +77,14 @@ class StepResult:
         return self.sums.loss_sum / self.weight_sum
 
 
+Judge: TypeAlias = Callable[[float, float], str | None]
+"""Says why a step with this loss (nats per unit of weight) and gradient norm must not be taken; None if it may."""
+
+
+def nothing_is_wrong(loss: float, grad_norm: float) -> None:
+    """Let every step be taken."""
+
+
 def train_step(
     model: torch.nn.Module,
     optimiser: torch.optim.Optimizer,
@@ -84,11 +93,11 @@ def train_step(
     settings: StepSettings,
     *,
     step: int,
+    judge: Judge = nothing_is_wrong,
 ) -> StepResult:
     """Run one optimiser step, the `step`th, on the documents that the plan gave it.
 
-    Raises:
-        TrainingError: the loss or the gradient is not finite; the weights are then as they were before the step.
+    `judge` is asked whether the step may be taken. Where it says why not, on any rank, weights and moments of all stay as they were.
     """
     started = time.perf_counter()
     by_source = accumulate_gradients(model, planned, documents, settings, step=step)
@@ -96,8 +105,11 @@ def train_step(
     if not is_sharded(model):  # whose gradients were summed on the way back
         agree.sum_gradients(parameters)
     grad_norm = clip_gradients(parameters, settings.largest_grad_norm).item()
-    _require_finite(planned, documents, total(by_source).loss_sum, grad_norm, step)
-    optimiser.step()
+    fault = judge(total(by_source).loss_sum / planned.weight_sum, grad_norm)
+    if agree.any_rank(fault is not None, settings.device):
+        fault = fault or "another rank saw a loss or gradient that must not be learned from"
+    else:
+        optimiser.step()
     optimiser.zero_grad(set_to_none=True)
     return StepResult(
         by_source=by_source,
@@ -108,6 +120,7 @@ def train_step(
         num_packs=len(planned.packs),
         grad_norm=grad_norm,
         seconds=time.perf_counter() - started,
+        left_out=fault,
     )
 
 
@@ -151,15 +164,3 @@ def step_batches(
         is_packed = settings.layout is Layout.PACKED
         batch = pack_batch(groups[number], planned.shared_in(number)) if is_packed else batches[number]
         yield batch.to(settings.device), False
-
-
-def _require_finite(planned: Step, documents: Sequence[Rendered], loss_sum: float, grad_norm: float, step: int) -> None:
-    if math.isfinite(loss_sum) and math.isfinite(grad_norm):
-        return
-    what = "loss" if not math.isfinite(loss_sum) else "gradient"
-    rows = [documents[index].where for index in planned.documents]
-    shown = ", ".join(rows[:8]) + (f" and {len(rows) - 8} more" if len(rows) > 8 else "")
-    raise TrainingError(
-        f"the {what} of step {step} is not finite (loss sum {loss_sum}, gradient norm {grad_norm}); its rows: {shown}",
-        mend="lower train.learning_rate, keep train.clip_grad_norm above 0, and look at these rows with `tutelage show`",
-    )

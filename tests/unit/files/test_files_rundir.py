@@ -106,6 +106,7 @@ def test_the_names_inside_a_run_are_these(tmp_path: Path) -> None:
         "environment.json",
         "evals.jsonl",
         "final",
+        "incidents.jsonl",
         "ledger.json",
         "masks.json",
         "metrics.jsonl",

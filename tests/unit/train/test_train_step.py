@@ -11,7 +11,6 @@ from sample_documents import document, random_documents
 from tiny import tiny_model
 from tutelage.chat.rendered import Rendered
 from tutelage.config.schema import Layout, Precision, TrainConfig
-from tutelage.errors import TrainingError
 from tutelage.model.attention import NAME, register_attention
 from tutelage.pack.plan import PlanOptions, Step, plan_epoch
 from tutelage.train.optim import build_optimiser
@@ -113,15 +112,25 @@ def test_a_pack_of_nothing_but_silent_documents_adds_nothing() -> None:
     )
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_the_weights() -> None:
-    documents = random_documents(LENGTHS[:3])
+@pytest.mark.parametrize("fault", [None, "it is Monday"])
+def test_a_step_that_its_judge_refuses_leaves_weights_and_moments(fault: str | None) -> None:
+    documents, asked = random_documents(LENGTHS[:3]), []
+
+    def judge(loss: float, grad_norm: float) -> str | None:
+        asked.append((loss, grad_norm))
+        return fault
+
     model = model_of(dtype=torch.float32)
-    with torch.no_grad():
-        next(model.parameters())[int(documents[0].ids[0])] = float("inf")
+    optimiser = build_optimiser(model, TrainConfig())
     before = [p.clone() for p in model.parameters()]
-    with pytest.raises(TrainingError, match=r"step 7 .*document-0-0"):
-        train_step(model, build_optimiser(model, TrainConfig()), plan_of(documents)[0], documents, SETTINGS, step=7)
-    assert all(torch.equal(old, new) for old, new in zip(before, model.parameters(), strict=True))
+    result = train_step(model, optimiser, plan_of(documents)[0], documents, SETTINGS, step=7, judge=judge)
+    assert result.left_out == fault
+    assert asked == [(result.loss, result.grad_norm)]
+    assert all(torch.equal(old, new) for old, new in zip(before, model.parameters(), strict=True)) is (
+        fault is not None
+    )
+    assert (not optimiser.state) is (fault is not None)
+    assert all(p.grad is None for p in model.parameters())
 
 
 def test_dropout_depends_on_seed_step_and_pack_alone() -> None:
