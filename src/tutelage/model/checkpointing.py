@@ -19,13 +19,15 @@ def set_checkpointing(model: Any, kind: Checkpointing) -> None:
     Recomputation repeats the layer as it was: the attention mask is an argument of the layer, dropout draws from the random state
     that its forward pass began with, and noise is added to the embeddings, outside any layer. So no gradient changes.
     """
+    # Newer versions of transformers rename what it called gradient checkpointing.
+    prefix = "activation" if hasattr(model, "activation_checkpointing_enable") else "gradient"
     if kind is Checkpointing.NONE:
-        model.gradient_checkpointing_disable()
+        getattr(model, f"{prefix}_checkpointing_disable")()
         return
     options: dict[str, Any] = {"use_reentrant": False}
     if kind is Checkpointing.SELECTIVE:
         options["context_fn"] = functools.partial(create_selective_checkpoint_contexts, _policy)
-    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)
+    getattr(model, f"{prefix}_checkpointing_enable")(options)
     # transformers lets the embeddings' output require a gradient, for re-entrant checkpoints, which frozen embeddings would
     # cut off; this kind needs none, and below the first adapter nothing should take part in the backward pass.
     model.disable_input_require_grads()
