@@ -39,17 +39,19 @@ def test_trl_has_the_same_loss_and_gradient(method: str, monkeypatch: pytest.Mon
 
 
 def test_another_loss_or_gradient_is_no_agreement(tmp_path: Path) -> None:
-    ours, theirs = str(tmp_path / "ours"), str(tmp_path / "theirs")
-    save_file({"w": torch.tensor([3.0, 4.0])}, ours)
-    save_file({"w": torch.tensor([3.0, 4.0 + 5e-5])}, theirs)
-    apart = trl.agree({"loss": 2.0}, {"loss": 2.0}, theirs, ours)
+    files = str(tmp_path / "theirs"), str(tmp_path / "ours")
+    same = {"loss": 2.0}, {"loss": 2.0}
+    within = trl.CLOSE["fp32"]
+    save_file({"w": torch.tensor([3.0, 4.0])}, files[1])
+    save_file({"w": torch.tensor([3.0, 4.0 + 5e-5])}, files[0])
+    apart = trl.agree(same, files, within)
     assert apart.loss == 0
     assert apart.gradient == pytest.approx(1e-5, rel=0.01)
     with pytest.raises(AssertionError, match="losses"):
-        trl.agree({"loss": 2.001}, {"loss": 2.0}, theirs, ours)
-    save_file({"w": torch.tensor([3.0, 4.1])}, theirs)
+        trl.agree(({"loss": 2.001}, {"loss": 2.0}), files, within)
+    save_file({"w": torch.tensor([3.0, 4.1])}, files[0])
     with pytest.raises(AssertionError, match="gradients differ"):
-        trl.agree({"loss": 2.0}, {"loss": 2.0}, theirs, ours)
-    save_file({"w": torch.tensor([3.0, 4.0]), "v": torch.tensor([1.0])}, theirs)
+        trl.agree(same, files, within)
+    save_file({"w": torch.tensor([3.0, 4.0]), "v": torch.tensor([1.0])}, files[0])
     with pytest.raises(AssertionError, match="other parameters"):
-        trl.agree({"loss": 2.0}, {"loss": 2.0}, theirs, ours)
+        trl.agree(same, files, within)
