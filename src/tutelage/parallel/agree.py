@@ -11,12 +11,14 @@ import gc
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 
 from tutelage.errors import TrainingError
 
+LONGEST_WAIT = timedelta(hours=1)  # for a rank that prepares documents for its machine, or hashes a large checkpoint
 BUCKET_BYTES = 32 * 2**20  # one all-reduce for many small gradients; larger buckets only cost memory
 
 
@@ -60,7 +62,9 @@ def process_group(device: torch.device) -> Iterator[None]:
             f"WORLD_SIZE is {launched_processes()} but {', '.join(missing)} is not set",
             mend="start with `torchrun --nproc-per-node N -m tutelage train ...`",
         )
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=LONGEST_WAIT)
     try:
         yield
     finally:
@@ -77,6 +81,16 @@ def device_of_sums() -> torch.device:
 def barrier() -> None:
     """Wait until every rank is here."""
     if dist.is_initialized():
+        dist.barrier()
+
+
+@contextmanager
+def one_of_machine_first() -> Iterator[None]:
+    """Let one process of each machine run the block before the others, who then find in a cache what it left there."""
+    if dist.is_initialized() and local_rank() != 0:
+        dist.barrier()
+    yield
+    if dist.is_initialized() and local_rank() == 0:
         dist.barrier()
 
 

@@ -108,6 +108,7 @@ def in_step(model: nn.Module) -> Iterator[None]:
         return
 
     def share(_: nn.Module, __: Any, output: Any) -> None:
+        output.logits = output.logits.contiguous()
         dist.broadcast(output.logits, src=0)
 
     handle = model.register_forward_hook(share)

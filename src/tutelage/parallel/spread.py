@@ -25,15 +25,23 @@ class SpreadChoice:
 
 def choose_spread(model: nn.Module, asked: Parallel, device: torch.device) -> SpreadChoice:
     """Return what each rank is to hold of `model`, which is whole: what `train.parallel` says, else what fits; all ranks agree."""
-    if agree.world_size() == 1:
+    choice = spread_for(
+        asked, num_ranks=agree.world_size(), kept_bytes=kept_bytes(model), memory_bytes=memory_of_rank(device)
+    )
+    if agree.any_rank(choice.name is Parallel.SHARD, device) and choice.name is Parallel.REPLICATE:
+        return SpreadChoice(Parallel.SHARD, "another process has too little memory for a whole model")
+    return choice
+
+
+def spread_for(asked: Parallel, *, num_ranks: int, kept_bytes: int, memory_bytes: int) -> SpreadChoice:
+    """Return what a rank with `memory_bytes` wants, of a model of which a replica keeps `kept_bytes`."""
+    if num_ranks == 1:
         return SpreadChoice(Parallel.REPLICATE, "there is one process")
     if asked is not Parallel.AUTO:
         return SpreadChoice(asked, "asked for by train.parallel")
-    kept, memory = kept_bytes(model), memory_of_rank(device)
-    is_much = agree.any_rank(kept > MOST_OF_MEMORY * memory, device)
     return SpreadChoice(
-        Parallel.SHARD if is_much else Parallel.REPLICATE,
-        f"weights, gradients and moments take {kept / 2**30:.3g} GiB, and a process has {memory / 2**30:.3g} GiB",
+        Parallel.SHARD if kept_bytes > MOST_OF_MEMORY * memory_bytes else Parallel.REPLICATE,
+        f"weights, gradients and moments take {kept_bytes / 2**30:.3g} GiB, and a process has {memory_bytes / 2**30:.3g} GiB",
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 import torch
@@ -18,6 +19,7 @@ from tutelage.model.locate import locate_model
 from tutelage.parallel import agree
 from tutelage.parallel.shard import release
 from tutelage.train.books import data_checks
+from tutelage.train.cache import cache_folder
 from tutelage.train.describe import describe_plan, picture_masks
 from tutelage.train.environment import describe_environment, keep_freed_memory
 from tutelage.train.fitting import Began, fit_memory
@@ -77,7 +79,9 @@ def set_scene(resolved: Resolved, journal: Journal, narrator: Narrator, *, start
     environment = describe_environment(device)
     journal.write(run.environment, environment)
 
-    prepared = prepare(config, progress=narrator.preparing)
+    is_kept = cache_folder(config.data.cache) is not None
+    with agree.one_of_machine_first() if is_kept else nullcontext():
+        prepared = prepare(config, progress=narrator.preparing)
     for line in prepared.news:
         narrator.say(line)
     journal.write_ledger(prepared.ledger)

@@ -120,7 +120,7 @@ def test_a_launch_file_trains_with_two_processes_as_it_stands(tmp_path: Path) ->
         f"model.path={tmp_path / 'model'}",
         "model.template=chatml",
         f"data.train.0.path={tmp_path / 'rows.jsonl'}",
-        "data.cache=off",
+        f"data.cache={tmp_path / 'cache'}",
         "data.max_tokens=64",
         "train.batch_tokens=256",
         "train.max_steps=2",
