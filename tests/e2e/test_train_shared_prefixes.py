@@ -77,7 +77,7 @@ def words(place: Path, run: Path, *more: str, model: str = "llama", data: str = 
         "model.template=chatml",
         f"data.train.0.path={place / data}.jsonl",
         "data.max_tokens=256",
-        "train.batch_sequences=8",
+        "train.batch_sequences=16",
         "train.learning_rate=5e-3",
         "train.threads=1",
         "train.precision=fp32",
@@ -109,7 +109,7 @@ def test_several_answers_to_a_prompt_are_found_told_and_counted(
     assert f"shared prefixes: {told}" in " ".join(said.split())
     assert plan["shared_prefixes"].startswith(told)
     lines = jsonl.read(tmp_path / "run" / "metrics.jsonl")
-    assert [line["documents"] for line in lines] == [8, 8, 8]
+    assert [line["documents"] for line in lines] == [16, 8]
     assert sum(line["tokens"] for line in lines) == plan["planned_tokens"]
     assert sum(line["computed_tokens"] for line in lines) == plan["computed_tokens"]
     assert all(line["fill"] <= 1 for line in lines)
@@ -187,7 +187,15 @@ def test_the_turns_of_conversations_whose_history_is_rewritten_share_it(place: P
 def test_copies_of_a_row_count_each(place: Path, tmp_path: Path) -> None:
     row = {"prompt": "Please write a short story about the village, its keeper and two dogs.", "completion": "Story."}
     write_rows(tmp_path / "copies.jsonl", [row] * 8)
-    assert tutelage("train", *words(place, tmp_path / "run", f"data.train.0.path={tmp_path / 'copies.jsonl'}")) == 0
+    assert (
+        tutelage(
+            "train",
+            *words(
+                place, tmp_path / "run", "train.batch_sequences=32", f"data.train.0.path={tmp_path / 'copies.jsonl'}"
+            ),
+        )
+        == 0
+    )
     plan, (line,) = plan_of(tmp_path / "run"), jsonl.read(tmp_path / "run" / "metrics.jsonl")
     assert (line["documents"], line["supervised_tokens"]) == (8, plan["supervised_tokens"])
     assert plan["computed_tokens"] == plan["planned_tokens"] // 8 + 7
@@ -215,7 +223,7 @@ def test_a_run_on_trees_that_was_cut_ends_as_if_it_had_not_been(place: Path, tmp
 
 
 def test_two_ranks_train_on_trees_as_one_process_does(place: Path, tmp_path: Path) -> None:
-    more = ["train.micro_tokens=64", "data.max_tokens=64", "train.max_steps=3"]
+    more = ["train.micro_tokens=64", "data.max_tokens=64"]
     assert tutelage("train", *words(place, tmp_path / "one", *more)) == 0
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "tutelage"]
     ended = subprocess.run(
@@ -227,7 +235,7 @@ def test_two_ranks_train_on_trees_as_one_process_does(place: Path, tmp_path: Pat
     )
     assert ended.returncode == 0, ended.stderr[-3000:]
     one, two = (jsonl.read(tmp_path / name / "metrics.jsonl") for name in ("one", "two"))
-    assert len(one) == len(two) == 3
+    assert len(one) == len(two) == 2
     for alone, together in zip(one, two, strict=True):
         assert alone["packs"] > 1 and alone["computed_tokens"] < alone["tokens"]
         for key in ("loss", "grad_norm"):

@@ -57,6 +57,11 @@ class PlanOptions:
             return self.micro_tokens
         return self.pack_tokens if self.batch_sequences is not None else min(self.pack_tokens, self.batch_tokens)
 
+    @property
+    def most_of_a_step(self) -> int | None:
+        """Documents that a shared prefix may bring into one step of `batch_sequences`; a step of tokens has room for several trees."""
+        return None if self.batch_sequences is None else max(2, self.batch_sequences // 4)
+
     @classmethod
     def from_config(cls, config: Config) -> PlanOptions:
         """Read the options of a run: a pack holds `data.max_tokens`."""
@@ -142,7 +147,7 @@ def plan_epoch(
     weights_N = np.asarray(weights, dtype=np.float64)
     shared_M = None
     if prefixes is not None:
-        order_M, shared_M = prefixes.arranged(order_M)
+        order_M, shared_M = prefixes.arranged(order_M, lengths_N[order_M], most_documents=options.most_of_a_step)
     places_of_steps = _plan_places(_Tokens(lengths_N[order_M], shared_M), options, epoch)
     return [_step(packs, order_M, lengths_N, weights_N, shared_M) for packs in places_of_steps]
 

@@ -16,9 +16,11 @@ Every document keeps its last token for itself, so that none vanishes, not even 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import groupby, pairwise
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -117,47 +119,100 @@ def common_prefix(one: Rendered, other: Rendered) -> int:
     return int(differing[0]) if len(differing) else most
 
 
+class Prefix(NamedTuple):
+    """The first `tokens` tokens of document `like`. Its documents are `few` where they fill no more than some packs."""
+
+    like: int
+    tokens: int
+    few: bool
+
+
+_Name: TypeAlias = tuple[Prefix, int]
+
+
 @dataclass(frozen=True)
 class SharedPrefixes:
-    """Which documents are worth putting side by side.
+    """Which documents are worth putting side by side, for packs of `pack_tokens`.
 
-    `families[d]` are the prefixes that document d shares with others, the shortest first, each as (a document that has it, its
-    tokens); the same pair is the same prefix. Empty for a document that shares nothing worth it.
+    `families[d]` are the prefixes that document d shares with others, the shortest first; none for a document that shares nothing
+    worth it. Those of many documents come before those of few.
     """
 
-    families: tuple[tuple[tuple[int, int], ...], ...]
+    families: tuple[tuple[Prefix, ...], ...]
+    pack_tokens: int
 
     def __bool__(self) -> bool:
         return any(self.families)
 
-    def arranged(self, order: Indices) -> tuple[Indices, Indices]:
-        """Put the documents of an order that share a prefix side by side, each family where the first of it stood.
+    def arranged(
+        self, order: Indices, lengths: Indices, *, most_documents: int | None = None
+    ) -> tuple[Indices, Indices]:
+        """Put documents of an order that share a prefix side by side, where the first of them stood.
 
-        A document that occurs again is another one's neighbour then: its first occurrences stand together, its second ones, and
-        so on, because whoever asked for it twice wants it at two times.
+        Those of a prefix that few share come together, but not more than `most_documents`, so that no step need be made of one
+        prompt. Of a prefix that many share, those come together that stand next in the order, to fill a pack: else an epoch would
+        have all of them at once. A document that occurs again has other neighbours then, because whoever asked for it
+        twice wants it at two times.
 
-        Shapes: order [M]; returns the new order [M] and the tokens [M] that each shares with the one before it.
+        Shapes: order [M] documents, lengths [M] their tokens; returns the new order [M] and the tokens [M] that each shares with
+        the one before it.
         """
-        times: dict[int, int] = {}
-        first: dict[tuple[int, int, int], int] = {}
-        keys: list[tuple[int, ...]] = []
-        for place, document in enumerate(order.tolist()):
-            turn = times[document] = times.get(document, -1) + 1
-            names = ((*prefix, turn) for prefix in self.families[document])
-            keys.append((*(first.setdefault(name, place) for name in names), place))
-        by_family = sorted(range(len(order)), key=keys.__getitem__)
-        arranged = order[np.asarray(by_family, dtype=np.int64)]
-        shared = [self._between(keys[a], keys[b], int(order[b])) for a, b in pairwise(by_family)]
-        return arranged, np.asarray([0, *shared][: len(order)], dtype=np.int64)
+        names = self._names(order)
+        length_of = lengths.tolist()
+        most = most_documents or len(order)
+        groups: list[list[int]] = []  # of places in the order
+        filling: dict[_Name, tuple[list[int], int]] = {}  # the group that takes the next of many, and its tokens
+        for block in self._blocks(names, most):
+            many = next((name for name in reversed(names[block[0]]) if not name[0].few), None)
+            tokens = sum(length_of[place] for place in block) - sum(self._shared(names, block))
+            if many is None:
+                groups.append(block)
+                continue
+            group, filled = filling.get(many, ([], 0))
+            joined = filled + tokens - many[0].tokens
+            if group and joined <= self.pack_tokens and len(group) + len(block) <= most:
+                group += block
+                filling[many] = group, joined
+            else:
+                groups.append(block)
+                filling[many] = block, tokens
+        groups.sort(key=min)
+        arranged = np.asarray([place for group in groups for place in group], dtype=np.int64)
+        shared = np.asarray([tokens for group in groups for tokens in self._shared(names, group)], dtype=np.int64)
+        return order[arranged], shared
 
-    def _between(self, one: tuple[int, ...], other: tuple[int, ...], document: int) -> int:
-        """Return the tokens of the longest prefix that two neighbours name alike; the last of a key is its place."""
-        tokens = 0
-        for a, b, (_, length) in zip(one[:-1], other[:-1], self.families[document], strict=False):
-            if a != b:
-                break
-            tokens = length
-        return tokens
+    def _names(self, order: Indices) -> list[tuple[_Name, ...]]:
+        """Return the prefixes of the document at each place, told apart by how many times it came before."""
+        times: Counter[int] = Counter()
+        names = []
+        for document in order.tolist():
+            names.append(tuple((prefix, times[document]) for prefix in self.families[document]))
+            times[document] += 1
+        return names
+
+    def _blocks(self, names: Sequence[tuple[_Name, ...]], most_documents: int) -> list[list[int]]:
+        """Return the places of documents that a prefix of few brings together, by the first place of each block.
+
+        Prefixes inside prefixes stand side by side in it.
+        """
+        first: dict[_Name, int] = {}
+        keys = [
+            (*(first.setdefault(name, place) for name in own if name[0].few), place) for place, own in enumerate(names)
+        ]
+        sorted_places = sorted(range(len(names)), key=keys.__getitem__)
+        blocks = []
+        for _, block in groupby(sorted_places, key=lambda place: keys[place][0]):
+            places = list(block)
+            blocks += [places[start : start + most_documents] for start in range(0, len(places), most_documents)]
+        return sorted(blocks, key=min)
+
+    def _shared(self, names: Sequence[tuple[_Name, ...]], places: Sequence[int]) -> list[int]:
+        """Return the tokens that the document at each of these places shares with the one before, none for the first."""
+        shared = [0]
+        for one, other in pairwise(places):
+            alike = [a[0].tokens for a, b in zip(names[one], names[other], strict=False) if a == b]
+            shared.append(alike[-1] if alike else 0)
+        return shared
 
 
 def find_shared_prefixes(documents: Sequence[Rendered], pack_tokens: int) -> SharedPrefixes:
@@ -167,13 +222,14 @@ def find_shared_prefixes(documents: Sequence[Rendered], pack_tokens: int) -> Sha
     task, only a long one is worth it: packs are then made of them alone.
     """
     lengths = np.fromiter(map(len, documents), dtype=np.int64, count=len(documents))
-    families: list[list[tuple[int, int]]] = [[] for _ in documents]
+    families: list[list[Prefix]] = [[] for _ in documents]
     for run in _that_begin_alike(documents, lengths):
         common = [common_prefix(documents[a], documents[b]) for a, b in pairwise(run)]
-        for first, end, tokens in _worth_it(common, lengths[run], pack_tokens):
+        for first, end, tokens, few in _worth_it(common, lengths[run], pack_tokens):
+            prefix = Prefix(run[first], tokens, few)
             for member in run[first:end]:
-                families[member].append((run[first], tokens))
-    return SharedPrefixes(tuple(map(tuple, families)))
+                families[member].append(prefix)
+    return SharedPrefixes(tuple(map(tuple, families)), pack_tokens)
 
 
 def _that_begin_alike(documents: Sequence[Rendered], lengths: Indices) -> Iterator[list[int]]:
@@ -188,26 +244,26 @@ def _that_begin_alike(documents: Sequence[Rendered], lengths: Indices) -> Iterat
             yield sorted(group, key=lambda number: documents[number].ids.astype(">u4").tobytes())
 
 
-def _worth_it(common: Sequence[int], lengths: Indices, pack_tokens: int) -> Iterator[tuple[int, int, int]]:
-    """Yield (first, end, tokens) of the runs of sorted documents that share a prefix worth a branch, wider before narrower.
+def _worth_it(common: Sequence[int], lengths: Indices, pack_tokens: int) -> Iterator[tuple[int, int, int, bool]]:
+    """Yield (first, end, tokens, few) of the runs of sorted documents that share a prefix worth a branch, wider before narrower.
 
     `common[i]` are the tokens that documents i and i + 1 share.
     """
     until, shared_until = (np.concatenate([[0], np.cumsum(numbers)]) for numbers in (lengths, common))
     around: list[
         tuple[int, int, bool]
-    ] = []  # end, tokens, and whether they are few, of the runs chosen around this one
+    ] = []  # of the runs chosen around this one: end, tokens, and whether they are few
     for first, end, tokens in _nested_runs(common):
         while around and around[-1][0] <= first:
             around.pop()
         _, known, together = around[-1] if around else (0, 0, False)
         total = until[end] - until[first]
-        few = total - (shared_until[end - 1] - shared_until[first]) <= FEW_PACKS * pack_tokens
+        few = bool(total - (shared_until[end - 1] - shared_until[first]) <= FEW_PACKS * pack_tokens)
         part = LEAST_SHARED_PART if few else LEAST_SHARED_PART_OF_MANY
         least = 0.0 if together else part * total / (end - first)
         if tokens - known >= max(LEAST_SHARED_TOKENS, least):
             around.append((end, tokens, few))
-            yield first, end, tokens
+            yield first, end, tokens, few
 
 
 def _nested_runs(common: Sequence[int]) -> list[tuple[int, int, int]]:

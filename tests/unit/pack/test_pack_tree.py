@@ -29,7 +29,9 @@ def rows_of(prefix: int, *, count: int, own: int, seed: int, before: Sequence[in
 
 def families(documents: Sequence[Rendered], pack_tokens: int = 1000) -> list[list[int]]:
     """Return the lengths of the prefixes that each document shares."""
-    return [[tokens for _, tokens in prefixes] for prefixes in find_shared_prefixes(documents, pack_tokens).families]
+    return [
+        [prefix.tokens for prefix in prefixes] for prefixes in find_shared_prefixes(documents, pack_tokens).families
+    ]
 
 
 def test_a_tree_is_cut_where_a_document_leaves_the_one_before() -> None:
@@ -147,14 +149,49 @@ def test_more_answers_than_a_pack_holds_still_share_their_long_prompt() -> None:
 def test_an_order_brings_documents_of_a_prefix_together_where_the_first_of_them_stood() -> None:
     documents = documents_of(*rows_of(40, count=2, own=20, seed=0), *rows_of(40, count=2, own=20, seed=1))
     shared = find_shared_prefixes(documents, 1000)
-    arranged, tokens = shared.arranged(np.array([3, 0, 2, 1]))
+    arranged, tokens = shared.arranged(np.array([3, 0, 2, 1]), np.full(4, 60))
     assert arranged.tolist() == [3, 2, 0, 1]
     assert tokens.tolist() == [0, 40, 0, 40]
 
 
+def test_a_prompt_gives_no_more_documents_than_asked_to_one_place() -> None:
+    rows = [*rows_of(40, count=5, own=20, seed=0), *rows_of(40, count=5, own=20, seed=1)]
+    order = np.array([0, 5, 1, 6, 2, 7, 3, 8, 4, 9])
+    arranged, tokens = find_shared_prefixes(documents_of(*rows), 1000).arranged(
+        order, np.full(10, 60), most_documents=2
+    )
+    assert arranged.tolist() == [0, 1, 5, 6, 2, 3, 7, 8, 4, 9]
+    assert tokens.tolist() == [0, 40, 0, 40, 0, 40, 0, 40, 0, 0]
+
+
+def test_what_very_many_documents_share_brings_together_only_those_that_come_next() -> None:
+    """Else the start of an epoch would have all of them, and its end none."""
+    many = rows_of(40, count=60, own=20, seed=0)
+    documents = documents_of(*many, *rows_of(0, count=60, own=60, seed=1))
+    order = np.random.default_rng(0).permutation(120)
+    arranged, tokens = find_shared_prefixes(documents, 200).arranged(order, np.full(120, 60))
+    assert (tokens == 40).sum() == 60 - 8  # a pack holds 40 + 8 * 20
+    early = set(arranged[:60].tolist()) & set(range(60))
+    assert 20 <= len(early) <= 40
+    of_one_pack = [np.flatnonzero(order == number)[0] for number in arranged[arranged < 60][:8]]
+    assert max(of_one_pack) < 40
+
+
+def test_answers_stay_together_within_what_very_many_share() -> None:
+    system = rows_of(60, count=1, own=0, seed=0)[0]
+    rows = [row for seed in range(1, 31) for row in rows_of(30, count=3, own=10, seed=seed, before=system)]
+    documents = documents_of(*rows)
+    prefixes = find_shared_prefixes(documents, 300)
+    assert [(prefix.tokens, prefix.few) for prefix in prefixes.families[0]] == [(60, False), (90, True)]
+    _, tokens = prefixes.arranged(np.random.default_rng(0).permutation(90), np.full(90, 100))
+    assert (tokens == 90).sum() == 2 * 30
+    assert (tokens == 60).sum() == 30 - 8  # each answer adds 10 tokens, each prompt 30 more: four prompts to a pack
+    assert (tokens == 0).sum() == 8
+
+
 def test_a_document_that_is_asked_for_twice_is_met_at_two_times() -> None:
     documents = documents_of(*rows_of(40, count=2, own=20, seed=0), *rows_of(40, count=1, own=20, seed=1))
-    arranged, tokens = find_shared_prefixes(documents, 1000).arranged(np.array([0, 2, 0, 1, 1, 2]))
+    arranged, tokens = find_shared_prefixes(documents, 1000).arranged(np.array([0, 2, 0, 1, 1, 2]), np.full(6, 60))
     assert arranged.tolist() == [0, 1, 2, 0, 1, 2]
     assert tokens.tolist() == [0, 40, 0, 0, 40, 0]
 
@@ -163,13 +200,20 @@ def test_a_document_that_is_asked_for_twice_is_met_at_two_times() -> None:
 @given(
     rows=st.lists(st.lists(st.sampled_from([0, 1]), min_size=1, max_size=4), min_size=1, max_size=9),
     shuffle=st.randoms(use_true_random=False),
+    pack_tokens=st.sampled_from([20, 80, 200]),
+    most_documents=st.sampled_from([None, 2, 3]),
 )
-def test_any_order_is_only_rearranged_and_neighbours_share_what_is_said(rows: list[list[int]], shuffle) -> None:  # type: ignore[no-untyped-def]
+def test_any_order_is_only_rearranged_and_neighbours_share_what_is_said(  # type: ignore[no-untyped-def]
+    rows: list[list[int]], shuffle, pack_tokens: int, most_documents: int | None
+) -> None:
     """Rows are made of blocks of 20 tokens, so that prefixes nest."""
     documents = documents_of(*[[3 + block for block in row for _ in range(20)] for row in rows])
     order = [number for number in range(len(rows)) for _ in range(shuffle.randint(0, 2))]
     shuffle.shuffle(order)
-    arranged, tokens = find_shared_prefixes(documents, 200).arranged(np.array(order, dtype=np.int64))
+    places = np.array(order, dtype=np.int64)
+    lengths = np.array([len(documents[number]) for number in order], dtype=np.int64)
+    prefixes = find_shared_prefixes(documents, pack_tokens)
+    arranged, tokens = prefixes.arranged(places, lengths, most_documents=most_documents)
     assert sorted(arranged.tolist()) == sorted(order)
     assert tokens.shape == arranged.shape
     if order:
