@@ -47,7 +47,9 @@ class Rows:
 
     def as_tree(self) -> list[Batch]:
         """Every prefix once."""
-        order, shared = find_shared_prefixes(self.documents, PACK_TOKENS).arranged(np.arange(len(self.documents)))
+        prefixes = find_shared_prefixes(self.documents, PACK_TOKENS)
+        lengths = np.array([len(document) for document in self.documents])
+        order, shared = prefixes.arranged(np.arange(len(self.documents)), lengths)
         return [pack_batch([self.documents[number] for number in order], shared.tolist())]
 
 
