@@ -3,14 +3,15 @@
     python -m benchmarks.trl [--cases NAME ...] [--rounds 3] [--threads N] [--processor-time]
 
 A step is everything from documents to changed weights: forward, loss, backward, clipping, AdamW (fused, on both sides), in fp32
-on the CPU; once in bf16 as well where that is faster, which is then what `precision: auto` here and TRL by itself take. This side is the training step of a run, on a model that was loaded as a run loads it; TRL's is `SFTTrainer.train()`,
-timed from the beginning of a step to its end, batches already collated. Each variant is a process of its own, with the settings
-a user would get, and they take turns; ratios are those of a round. Before anything is timed, loss and gradients of all variants
-are compared in a first step without clipping.
+on the CPU; once in bf16 as well where that is faster, which is then what `precision: auto` here and TRL by itself take. This
+side is the training step of a run, on a model that was loaded as a run loads it; TRL's is `SFTTrainer.train()`, timed from the
+beginning of a step to its end, batches already collated. Each variant is a process of its own, with the settings a user would
+get, and they take turns; ratios are those of a round. Before anything is timed, loss and gradients of all variants are compared
+in a first step without clipping.
 
-TRL packs best-fit-decreasing into rows of `max_length`, one row a forward pass (faster on a CPU than several, which become one row
-under one mask), without gradient checkpointing. Its trainer always uses its fused head; "model's own loss" is the same trainer
-with the `compute_loss` of transformers' Trainer, which makes full logits. "TRL" in a ratio is the faster of the two.
+TRL packs best-fit-decreasing into rows of `max_length`, one row a forward pass (faster on a CPU than several, which become one
+row under one mask), without gradient checkpointing. Its trainer always uses its fused head; "model's own loss" is the same
+trainer with the `compute_loss` of transformers' Trainer, which makes full logits. The goals are stated against both.
 
 The ceiling is the best rate of a plain fp32 matrix product of this machine, measured in a turn of each round.
 """
@@ -48,7 +49,8 @@ from benchmarks.support.shapes import (
 )
 from benchmarks.support.turns import Turns, seconds_of, take_turns, workers
 from tutelage.chat.rendered import Rendered
-from tutelage.config.schema import Config, Layout, Precision
+from tutelage.config.schema import Checkpointing, Config, Layout, Precision
+from tutelage.model.checkpointing import set_checkpointing
 from tutelage.model.locate import SHIPPED_FOLDER
 from tutelage.pack.plan import PlanOptions, plan_epoch
 from tutelage.train.environment import keep_freed_memory
@@ -63,7 +65,9 @@ CLOCKS = {"seconds": time.perf_counter, "processor_seconds": time.process_time}
 MICRO_TOKENS = 2048
 TRL_LENGTH = 1024
 FUSED, OWN, PADDED = "TRL, packed, its fused head", "TRL, packed, model's own loss", "TRL, padded, its fused head"
-LORA, FULL, CEILING = "tutelage, LoRA", "tutelage", "ceiling"
+FULL, LORA, CEILING = "tutelage", "tutelage, LoRA", "ceiling"
+SELECTIVE = "tutelage, selective checkpointing"
+HERE = (FULL, LORA, SELECTIVE)
 
 
 @dataclass(frozen=True)
@@ -96,7 +100,7 @@ MEMORY = tuple(
         "100M",
         ORDINARY,
         2048,
-        (FULL, OWN, FUSED),
+        (FULL, SELECTIVE, OWN, FUSED),
         vocabulary=vocabulary,
         trl_length=MICRO_TOKENS,
     )
@@ -126,7 +130,7 @@ def work(job: Job) -> None:
     torch.manual_seed(0)
     if job.variant == CEILING:
         _measure_products()
-    elif job.variant in (FULL, LORA):
+    elif job.variant in HERE:
         _train_here(job)
     else:
         _train_with_trl(job)
@@ -160,6 +164,7 @@ def _train_here(job: Job) -> None:
     )
     device = torch.device("cpu")
     model = make_trainee(config, start=Start.WEIGHTS, device=device, precision=Precision(job.precision)).model
+    set_checkpointing(model, Checkpointing.SELECTIVE if job.variant == SELECTIVE else Checkpointing.NONE)
     _draw_adapters(model)
     rows = load_rows(Path(job.rows))
     lengths, weights = [len(row) for row in rows], [float(row.weights.sum()) for row in rows]
@@ -332,15 +337,20 @@ class Comparison:
         names = [name for name in (OWN, FUSED) if name in self.answers]
         return min(names, key=lambda name: statistics.median(seconds_of(self.answers[name], clock)))
 
+    def peaks(self) -> dict[str, int]:
+        """Return the most bytes that each variant held, beyond what it held with its model before the first step."""
+        return {name: max(answer["peak_bytes"] for answer in self.answers[name]) for name in self.case.variants}
+
     def parts_of_ceiling(self, clock: str) -> list[float]:
         """Return the rate of needed operations of a full step, as a part of the rate of a plain product, for each round."""
         pairs = zip(seconds_of(self.answers[FULL], clock), self.answers[CEILING], strict=True)
         return sorted(self.operations / seconds / best["rates"][clock] for seconds, best in pairs)
 
 
-def compare(case: Case, *, rounds: int, threads: int) -> Comparison:
+def compare(case: Case, *, rounds: int, threads: int, together: bool = True) -> Comparison:
     """Start the variants of a case, hold their first step to ours, and time as many rounds; the second step warms up.
 
+    They take turns where they are held in memory `together`; else one is over before the next begins.
     Raises: AssertionError where a loss or a gradient of one variant is not that of ours.
     """
     model = random_llama(case.shape, vocabulary=case.vocabulary)
@@ -354,7 +364,7 @@ def compare(case: Case, *, rounds: int, threads: int) -> Comparison:
             name: asdict(
                 Job(
                     variant=name,
-                    method="full" if name == FULL else case.method,
+                    method=case.method if name != FULL else "full",
                     model=folder,
                     rows=str(Path(folder) / "rows.json"),
                     gradients=str(Path(folder) / f"{number}.safetensors"),
@@ -364,20 +374,18 @@ def compare(case: Case, *, rounds: int, threads: int) -> Comparison:
             )
             for number, name in enumerate((*case.variants, *((CEILING,) if case.goal_ceiling else ())))
         }
-        with workers("benchmarks.trl", jobs, threads=threads) as turns:
-            first = {name: turn() for name, turn in turns.items()}
-            ours = LORA if case.method == "lora" else FULL
-            agreement = {
-                name: agree(
-                    (first[name], first[ours]),
-                    (jobs[name]["gradients"], jobs[ours]["gradients"]),
-                    within=CLOSE[case.precision],
-                )
-                for name in case.variants
-                if name not in (FULL, LORA)
-            }
-            take_turns(turns, 1)
-            answers = take_turns(turns, rounds)
+        first: dict[str, list[dict[str, Any]]] = {}
+        answers: dict[str, list[dict[str, Any]]] = {}
+        agreement: dict[str, Agreement] = {}
+        ours = LORA if case.method == "lora" else FULL  # stands before those of TRL
+        for group in [jobs] if together else [{name: job} for name, job in jobs.items()]:
+            with workers("benchmarks.trl", group, threads=threads) as turns:
+                first |= take_turns(turns, 1)
+                for name in set(turns) & {OWN, FUSED, PADDED}:
+                    steps, files = (first[name][0], first[ours][0]), (jobs[name]["gradients"], jobs[ours]["gradients"])
+                    agreement[name] = agree(steps, files, within=CLOSE[case.precision])
+                take_turns(turns, 1)
+                answers |= take_turns(turns, rounds)
     return Comparison(
         case,
         answers,
@@ -429,15 +437,17 @@ def speed_table(found: Sequence[Comparison], clock: str) -> str:
     return table([*heads, "loss, gradient apart"], rows)
 
 
-def memory_table(found: Sequence[Comparison]) -> str:
-    """Return a row for each variant of each case: peak of the resident set beyond what the process held with its model."""
+def memory_table(found: Sequence[Comparison], clock: str) -> str:
+    """Return a row for each variant of each case: the peak of the resident set beyond what the process held with its model."""
     rows = []
     for one in found:
+        peaks = one.peaks()
         for name in one.case.variants:
-            peak = max(answer["peak_bytes"] for answer in one.answers[name])
-            ours = max(answer["peak_bytes"] for answer in one.answers[FULL])
-            rows.append([one.case.name, name, f"{peak / 1e6:,.0f}", f"{ours / peak:.2f}"])
-    return table(["case", "variant", "peak of a step, MB", "ours relative to it"], rows)
+            relative = f"{peaks[FULL] / peaks[name]:.2f}", f"{one.ratios(name, FULL, clock)[0]:.2f}"
+            rows.append([one.case.name, name, f"{peaks[name] / 1e6:,.0f}", *relative])
+    return table(
+        ["case", "variant", "peak of a step, MB", "our peak relative to it", "its time relative to ours"], rows
+    )
 
 
 def goals_table(speed: Sequence[Comparison], memory: Sequence[Comparison], clock: str) -> str:
@@ -452,8 +462,10 @@ def goals_table(speed: Sequence[Comparison], memory: Sequence[Comparison], clock
     for one in speed:
         ours = LORA if one.case.method == "lora" else FULL
         best = one.fastest_of_trl(clock)
-        if one.case.goal:
-            goal(f"{one.case.name}: time of {best}, to ours", one.case.goal, one.ratios(best, ours, clock), least=True)
+        for name in dict.fromkeys((best, FUSED)):
+            if one.case.goal:
+                ratios = one.ratios(name, ours, clock)
+                goal(f"{one.case.name}: time of {name}, to ours", one.case.goal, ratios, least=True)
         if one.case.method == "lora":
             ratios = one.ratios(LORA, FULL, clock)
             goal(f"{one.case.name}: our LoRA step to our full step", LORA_GOAL, ratios, least=False)
@@ -461,9 +473,10 @@ def goals_table(speed: Sequence[Comparison], memory: Sequence[Comparison], clock
             parts = one.parts_of_ceiling(clock)
             goal(f"{one.case.name}: part of the product ceiling", one.case.goal_ceiling, parts, least=True)
     for one in memory:
-        peaks = {name: max(answer["peak_bytes"] for answer in one.answers[name]) for name in one.case.variants}
-        best = one.fastest_of_trl(clock)
-        goal(f"{one.case.name}: our peak to that of {best}", MEMORY_GOAL, [peaks[FULL] / peaks[best]], least=False)
+        peaks, best = one.peaks(), one.fastest_of_trl(clock)
+        for name in (FULL, SELECTIVE):
+            what = f"{one.case.name}: peak of {name}, to that of {best}"
+            goal(what, MEMORY_GOAL, [peaks[name] / peaks[best]], least=False)
     return table(["goal", "bound", "reached (range)", "met"], rows)
 
 
@@ -489,7 +502,7 @@ def main() -> None:
     timed = [case for case in SPEED if case.name in words.cases and case.precision in precisions]
     speed = [_told(compare(case, rounds=words.rounds, threads=words.threads)) for case in timed]
     weighed = [case for case in MEMORY if case.name in words.cases]
-    memory = [_told(compare(case, rounds=1, threads=words.threads)) for case in weighed]
+    memory = [_told(compare(case, rounds=1, threads=words.threads, together=False)) for case in weighed]
     versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("trl", "transformers", "peft", "torch"))
     print(f"{versions}; {words.threads} thread(s), {words.rounds} rounds\n")
     for one in (*speed, *memory):
@@ -498,7 +511,7 @@ def main() -> None:
             f"{one.operations / 1e9:,.0f} billion operations needed for a full step"
         )
     tables = [speed_table(speed, clock)] if speed else []
-    tables += [memory_table(memory)] if memory else []
+    tables += [memory_table(memory, clock)] if memory else []
     print("\n" + "\n\n".join([*tables, goals_table(speed, memory, clock)]))
 
 
