@@ -123,11 +123,14 @@ def test_a_dry_run_names_the_factor(place: Path, tmp_path: Path, capsys: Any) ->
     assert "x fewer tokens" in capsys.readouterr().out
 
 
-def test_a_step_on_trees_is_the_step_on_the_same_documents_in_rows(place: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "setting", ["train.method=lora", "train.gradient_checkpointing=selective", "train.gradient_checkpointing=layers"]
+)
+def test_a_step_on_trees_is_the_step_on_the_same_documents_in_rows(place: Path, tmp_path: Path, setting: str) -> None:
     """One step an epoch holds all documents either way, so both runs must take the same course."""
     courses = {}
     for name in ("true", "false"):
-        more = ["train.batch_sequences=24", "train.epochs=3", f"train.shared_prefixes={name}"]
+        more = ["train.batch_sequences=24", "train.epochs=3", f"train.shared_prefixes={name}", setting]
         assert tutelage("train", *words(place, tmp_path / name, *more)) == 0
         courses[name] = jsonl.read(tmp_path / name / "metrics.jsonl")
     assert len(courses["true"]) == 3
