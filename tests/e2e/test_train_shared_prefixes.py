@@ -225,12 +225,13 @@ def test_a_run_on_trees_that_was_cut_ends_as_if_it_had_not_been(place: Path, tmp
     assert outcome(tmp_path / "cut") == outcome(tmp_path / "straight")
 
 
-def test_two_ranks_train_on_trees_as_one_process_does(place: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("parallel", ["replicate", "shard"])
+def test_two_ranks_train_on_trees_as_one_process_does(place: Path, tmp_path: Path, parallel: str) -> None:
     more = ["train.micro_tokens=64", "data.max_tokens=64"]
     assert tutelage("train", *words(place, tmp_path / "one", *more)) == 0
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "tutelage"]
     ended = subprocess.run(
-        [*command, "train", *words(place, tmp_path / "two", *more)],
+        [*command, "train", *words(place, tmp_path / "two", *more, f"train.parallel={parallel}")],
         capture_output=True,
         text=True,
         timeout=600,
