@@ -150,7 +150,9 @@ def _candidates(
         is_same = config.train.micro_tokens is not None or began.micro_tokens == plan.slot_tokens
         yield kind, plan if is_same else with_passes_of(began.micro_tokens)
         return
-    kinds = KINDS if asked is Checkpointing.AUTO else (asked,)
+    # The fused layers of LoRA repeat their products all the same, so that `selective` takes the time of `layers`.
+    worthwhile = KINDS if config.train.method is Method.FULL else (Checkpointing.NONE, Checkpointing.LAYERS)
+    kinds = worthwhile if asked is Checkpointing.AUTO else (asked,)
     yield from ((kind, plan) for kind in kinds)
     if config.train.micro_tokens is not None:
         return

@@ -83,6 +83,11 @@ def test_the_first_kind_that_fits_is_taken(kind: Checkpointing) -> None:
     assert ("would not fit" in fit.reason) == (kind is not Checkpointing.NONE)
 
 
+def test_with_lora_selective_would_gain_nothing_and_is_passed_over() -> None:
+    case = Case(method="lora")
+    assert case.fit(case.needs(Checkpointing.SELECTIVE) + 1).checkpointing is Checkpointing.LAYERS
+
+
 def test_then_passes_become_smaller_and_the_documents_of_each_step_stay() -> None:
     case = Case()
     fit = case.fit(case.needs(Checkpointing.LAYERS) * 0.75)
