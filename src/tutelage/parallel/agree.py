@@ -94,6 +94,20 @@ def one_of_machine_first() -> Iterator[None]:
         dist.barrier()
 
 
+@contextmanager
+def in_turn() -> Iterator[None]:
+    """Let the processes of each machine run the block one after another; it must not wait for other ranks by itself."""
+    if not dist.is_initialized():
+        yield
+        return
+    turns = torch.tensor(int(os.environ.get("LOCAL_WORLD_SIZE", "1")), device=device_of_sums())
+    dist.all_reduce(turns, op=dist.ReduceOp.MAX)
+    for turn in range(int(turns)):
+        if turn == local_rank():
+            yield
+        dist.barrier()
+
+
 def sum_across_ranks(tensor: torch.Tensor) -> torch.Tensor:
     """Add `tensor` over all ranks in place and return it."""
     if dist.is_initialized():

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
@@ -26,15 +26,18 @@ from tutelage.parallel import agree
 
 
 def shard_model(model: nn.Module, device: torch.device, *, products: torch.dtype | None = None) -> nn.Module:
-    """Leave this rank its part of `model` on `device` and return the model, changed in place. Every rank calls it.
+    """Leave this rank its part of `model` on `device`, and return the model, changed in place.
 
-    The model comes whole, on the CPU or the device, and the same on every rank. `products` is the type in which autocast multiplies
-    matrices: those of decoder layers are then gathered in it, rounded as every product would round them anyway, at half the traffic.
+    Every rank calls it, and none waits here for another. The model comes whole, on the CPU or the device, and the same on every
+    rank. `products` is the type in which autocast multiplies matrices: those of decoder layers are then gathered in it, rounded as
+    every product would round them anyway, at half the traffic.
 
     Source: Zhao et al. 2023, "PyTorch FSDP: Experiences on Scaling Fully Sharded Data Parallel", arXiv 2304.11277.
     Raises: ModelError when the model does not say which of its modules are its layers.
     """
-    mesh = init_device_mesh(device.type, (agree.world_size(),))
+    everybody = dist.group.WORLD
+    assert everybody is not None  # there is more than one rank
+    mesh = DeviceMesh.from_group(everybody, device.type)
     exact = MixedPrecisionPolicy(reduce_dtype=_at_least_fp32(model))
     for layer in decoder_layers(model):
         norms = [module for module in layer.modules() if type(module).__name__.endswith("Norm")]

@@ -28,6 +28,8 @@ def choose_spread(model: nn.Module, asked: Parallel, device: torch.device) -> Sp
     choice = spread_for(
         asked, num_ranks=agree.world_size(), kept_bytes=kept_bytes(model), memory_bytes=memory_of_rank(device)
     )
+    if asked is not Parallel.AUTO:
+        return choice
     if agree.any_rank(choice.name is Parallel.SHARD, device) and choice.name is Parallel.REPLICATE:
         return SpreadChoice(Parallel.SHARD, "another process has too little memory for a whole model")
     return choice

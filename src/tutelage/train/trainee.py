@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -16,6 +17,7 @@ from tutelage.model.load import build_from_config, grow_embeddings, load_model, 
 from tutelage.model.locate import locate_model
 from tutelage.model.lora_linear import narrow_frozen_matrices
 from tutelage.model.quantise import num_values
+from tutelage.parallel import agree
 from tutelage.parallel.spread import SpreadChoice, choose_spread, place_model
 
 
@@ -76,10 +78,18 @@ def make_trainee(
     `new_ids` are the tokens that the chat template brought: they get embedding rows of their own.
     Weights are fp32 (the master weights; autocast casts them where it pays), unless `precision` is `bf16_pure`. Under `bf16` the
     frozen matrices below adapters, which need no master, are bf16: such a model runs under autocast only.
+    Where `train.parallel` is `shard`, the processes of a machine take turns, so that its memory holds one whole model at a time.
 
     Raises:
         ConfigError: full fine-tuning is asked of an adapter, or quantisation of anything but adapters over a whole model.
     """
+    with agree.in_turn() if config.train.parallel is Parallel.SHARD else nullcontext():
+        return _make_trainee(config, start, device, precision, new_ids)
+
+
+def _make_trainee(
+    config: Config, start: Start, device: torch.device, precision: Precision, new_ids: tuple[int, ...]
+) -> Trainee:
     register_attention()
     is_quantised = config.model.quantisation is not Quantisation.NONE
     if is_quantised and (config.train.method is not Method.LORA or start is Start.RANDOM):
