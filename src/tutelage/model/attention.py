@@ -3,8 +3,8 @@
 `register_attention()` adds one implementation, "tutelage", next to transformers' own "sdpa". Outside of
 `document_attention(batch)` it is "sdpa" (plus soft-capping and attention sinks, which sdpa lacks). Inside, the model's own
 mask construction returns a `DocumentMask` in place of a T x T tensor; the model hands it down to each layer like any mask, and
-the attention function runs document by document. Because the boundaries travel as the mask, a layer that is computed
-again by gradient checkpointing sees the same ones.
+the attention function runs document by document, or branch by branch where documents share a prefix. Because the boundaries
+travel as the mask, a layer that is computed again by gradient checkpointing sees the same ones.
 """
 
 from __future__ import annotations
