@@ -172,7 +172,9 @@ def test_lora_in_bf16_keeps_half_size_matrices_and_merges_into_the_base_as_it_is
     assert jsonl.read(run / "samples.jsonl")
     plain = tmp_path / "plain"
     assert tutelage(sft(place, plain, *words, "train.precision=fp32", "train.max_steps=1", "sample.count=0")) == 0
-    weights = [json.loads((folder / "plan.json").read_text())["memory_bytes"]["frozen_weights"] for folder in (run, plain)]
+    weights = [
+        json.loads((folder / "plan.json").read_text())["memory_bytes"]["frozen_weights"] for folder in (run, plain)
+    ]
     assert weights[0] < 0.85 * weights[1]
     assert tutelage(["merge", str(run), str(merged)]) == 0
     base, whole = (load_file(folder / "model.safetensors") for folder in (place / "llama", merged))

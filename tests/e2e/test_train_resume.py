@@ -59,6 +59,13 @@ def test_a_run_cut_at_any_step_ends_as_if_it_had_not_been(place: Path, straight:
     assert outcome(place / name) == straight
 
 
+def test_a_run_whose_time_is_over_saves_and_goes_on_as_if_it_had_not_been(place: Path, straight: Any) -> None:
+    assert go(place, "late", "train.max_minutes=1e-9") == "stopped"
+    assert RunDir.open(place / "late").status["result"] == {"step": 1}
+    assert go(place, "late", "train.max_minutes=60", resume=True) == "finished"
+    assert outcome(place / "late") == straight
+
+
 def test_a_run_that_was_killed_goes_on_from_its_last_checkpoint(place: Path, straight: Any) -> None:
     class KilledError(Exception):
         pass

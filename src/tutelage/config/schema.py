@@ -317,6 +317,8 @@ class TrainConfig(Section):
     """Steps between evaluations; None evaluates before, after, and ten times in between when there is held-out data."""
     early_stopping: EarlyStopping | None = None
     """Stop when held-out loss no longer improves."""
+    max_minutes: float | None = Field(default=None, gt=0)
+    """Stop so long after the command began, at the edge of a step and with a checkpoint, as on SIGTERM; for batch systems."""
     checkpoint_every_steps: int | None = Field(default=None, gt=0)
     """Steps between checkpoints; None keeps only the best (with held-out data) and the last."""
     keep_checkpoints: int = Field(default=2, gt=0)

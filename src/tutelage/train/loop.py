@@ -8,6 +8,8 @@ of its step and goes on from there with `resume=True` as if it had not been.
 
 from __future__ import annotations
 
+import math
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -67,25 +69,26 @@ def train(
     Raises:
         TutelageError: of the kind that fits; the run directory then says `failed` and why.
     """
+    minutes = resolved.config.train.max_minutes
+    deadline = math.inf if minutes is None else time.monotonic() + 60 * minutes
     device = choose_device(resolved.config.train)
     with agree.process_group(device), Journal(run, resolved) as journal:
         try:
             heard = narrator if narrator is not None and agree.is_main() else Narrator()
             scene = set_scene(resolved, journal, heard, start=start, device=device)
-            return _train(scene, journal, heard, generate, resume=resume)
+            return _train(_Look(scene, journal, heard, generate), deadline, resume=resume)
         except BaseException as error:
             journal.mark("failed", {"error": f"{type(error).__name__}: {error}"})
             raise
 
 
-def _train(scene: Scene, journal: Journal, narrator: Narrator, generate: Generate, *, resume: bool) -> TrainResult:
-    look = _Look(scene, journal, narrator, generate)
-    prepared = scene.prepared
+def _train(look: _Look, deadline: float, *, resume: bool) -> TrainResult:
+    scene, journal, prepared = look.scene, look.journal, look.scene.prepared
 
     # Where to begin: at nothing, or at the newest whole checkpoint.
     state = RunState(0, Improvement(), config_fingerprint(scene.config), scene.fingerprint)
     if resume:
-        state = resume_from(journal.run, scene.model, scene.optimiser, state, narrator)
+        state = resume_from(journal.run, scene.model, scene.optimiser, state, look.narrator)
         journal.forget_after(state.step)
 
     # Before.
@@ -95,7 +98,7 @@ def _train(scene: Scene, journal: Journal, narrator: Narrator, generate: Generat
     # The steps.
     progress, books = _Progress(state, latest=before, best=before), Books(scene.documents)
     scene.meter.begin()
-    stopped = _take_steps(look, progress, books)
+    stopped = _take_steps(look, progress, books, deadline)
     _compare_memory(look)
     state = progress.state
     journal.receipt.add(books.conservation())
@@ -161,15 +164,15 @@ class _Progress:
             self.best = evaluation
 
 
-def _take_steps(look: _Look, progress: _Progress, books: Books) -> bool:
-    """Take the steps that remain, keeping `progress` and `books`; return whether a signal stopped them before the end."""
+def _take_steps(look: _Look, progress: _Progress, books: Books, deadline: float) -> bool:
+    """Take the steps that remain, keeping `progress` and `books`; return whether they were stopped before the end."""
     scene, narrator, plan = look.scene, look.narrator, look.scene.plan
     config = scene.config.train
     evaluate_at = evaluation_steps(plan.num_steps, config.evaluate_every_steps) if scene.prepared.held_out else ()
     sample_at = sample_steps(plan.num_steps)
     stopping = False
     narrator.begin(plan, progress.state.step)
-    with stop_on_signals() as stop:
+    with stop_on_signals(deadline) as stop:
         for step in range(progress.state.step + 1, plan.num_steps + 1):
             if progress.state.improvement.exhausted(config.early_stopping):
                 waited = progress.state.improvement.evaluations_since
@@ -187,7 +190,7 @@ def _take_steps(look: _Look, progress: _Progress, books: Books) -> bool:
             stopping = agree.any_rank(bool(stop), scene.settings.device) and not is_last
             _save(look, progress.state, stopping=stopping)
             if stopping:
-                narrator.say(f"stopped by {stop.signal_name or 'another rank'} after step {step}; go on with --resume")
+                narrator.say(f"stopped by {stop.reason or 'another rank'} after step {step}; go on with --resume")
                 break
     narrator.end()
     return stopping

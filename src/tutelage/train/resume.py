@@ -19,7 +19,8 @@ from tutelage.train.narrate import Narrator
 def config_fingerprint(config: Config) -> str:
     """Hash what the weights depend on: not where things are kept, how often it is saved, or what it runs on."""
     train = config.train.model_dump(
-        mode="json", exclude={"checkpoint_every_steps", "keep_checkpoints", "parallel", "device", "threads"}
+        mode="json",
+        exclude={"checkpoint_every_steps", "keep_checkpoints", "max_minutes", "parallel", "device", "threads"},
     )
     data = config.data.model_dump(mode="json", exclude={"cache"})
     return content_hash([config.model.model_dump(mode="json"), data, train])

@@ -1,4 +1,4 @@
-"""Reasons to stop: a signal from outside, or a held-out loss that no longer improves."""
+"""Reasons to stop: a signal from outside, time that is over, or a held-out loss that no longer improves."""
 
 from __future__ import annotations
 
@@ -19,29 +19,37 @@ RESUME_EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h: nothing is wrong, run the sa
 
 @dataclass
 class StopFlag:
-    """Set by a signal, read at step edges. `since` is when, on the monotonic clock."""
+    """Set by a signal, `since` when, or by the clock at `deadline`, both on the monotonic clock; read at step edges."""
 
+    deadline: float = math.inf
     signal_name: str | None = None
     since: float = math.inf
 
     def __bool__(self) -> bool:
-        return self.signal_name is not None
+        return self.reason is not None
+
+    @property
+    def reason(self) -> str | None:
+        """What asks this process to stop; None while nothing does."""
+        if self.signal_name is not None:
+            return self.signal_name
+        return "train.max_minutes" if time.monotonic() >= self.deadline else None
 
 
 @contextmanager
-def stop_on_signals() -> Iterator[StopFlag]:
-    """Turn the first SIGINT or SIGTERM into a flag; a later one leaves at once with exit code 75.
+def stop_on_signals(deadline: float = math.inf) -> Iterator[StopFlag]:
+    """Turn the first SIGINT or SIGTERM into a flag, which the clock sets at `deadline`; a later one leaves at once with exit code 75.
 
     Within a second it is the first one come by another way. The handler does nothing but set the flag: saving happens at the edge of a
     step, where the state is whole.
     """
-    flag = StopFlag()
+    flag = StopFlag(deadline)
 
     def handle(number: int, frame: FrameType | None) -> None:
         now = time.monotonic()
         if now - flag.since > ONE_WISH_SECONDS:
             os._exit(RESUME_EXIT_CODE)
-        if not flag:
+        if flag.signal_name is None:
             flag.signal_name, flag.since = signal.Signals(number).name, now
 
     numbers = (signal.SIGINT, signal.SIGTERM)

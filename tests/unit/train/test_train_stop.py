@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -46,6 +47,15 @@ def test_the_first_signal_sets_the_flag_and_the_handler_goes_away(number: signal
         os.kill(os.getpid(), number)
         assert stop and stop.signal_name == number.name
     assert signal.getsignal(number) is before
+
+
+def test_the_clock_sets_the_flag_too() -> None:
+    with stop_on_signals(time.monotonic() + 3600) as stop:
+        assert not stop and stop.reason is None
+    with stop_on_signals(time.monotonic()) as stop:
+        assert stop and stop.reason == "train.max_minutes" and stop.signal_name is None
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.reason == "SIGTERM"
 
 
 @pytest.mark.parametrize(("seconds", "outcome"), [(1.2, (RESUME_EXIT_CODE, "")), (0.0, (0, "still here\n"))])
