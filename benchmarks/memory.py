@@ -55,12 +55,11 @@ class Case:
 
 
 CASES = (
-    *(Case("15M", 32_000, m, k, 2048) for m, k in product(("full", "lora"), ("none", "selective", "layers"))),
-    *(Case("15M", 32_000, "full", "none", tokens) for tokens in (1024, 4096)),
-    *(Case("15M", 152_000, method, "none", 2048) for method in ("full", "lora")),
-    Case("15M", 32_000, "full", "none", 2048, "bf16"),
+    *(Case("15M", 32_000, m, k, 1024) for m, k in product(("full", "lora"), ("none", "selective", "layers"))),
+    Case("15M", 32_000, "full", "none", 4096),
+    *(Case("15M", 152_000, method, "none", 1024) for method in ("full", "lora")),
+    Case("15M", 32_000, "full", "none", 1024, "bf16"),
     *(Case("100M", 32_000, method, "none", 1024) for method in ("full", "lora")),
-    Case("100M", 152_000, "full", "none", 1024),
 )
 LARGER_CASES = tuple(
     Case("100M", vocabulary, method, kind, tokens)

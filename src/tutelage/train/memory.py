@@ -8,6 +8,7 @@ while they run is not seen. A second or less for a model of a few dozen layers.
 
 from __future__ import annotations
 
+import logging
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -88,12 +89,14 @@ def predict_peak(
     scales = [tensor for layer in quantised_layers(model) for tensor in scales_of(layer)]
     try:
         with (
+            _quiet_about_failures(),
             torch.random.fork_rng(devices=[]),
             FakeTensorMode(allow_non_fake_inputs=True),
             _without_data(model, settings.device),
         ):
             return _peak_of_step(model, batch, settings, config, scales, accumulates=accumulates)
-    except (RuntimeError, NotImplementedError) as error:  # fake tensors raise these for what they cannot know
+    except (RuntimeError, TypeError, ValueError, AttributeError, LookupError, AssertionError) as error:
+        # Whatever a model does with values that are not there must not stop a run that has them.
         raise UnpredictableError(str(error).strip().split("\n")[0]) from error
 
 
@@ -225,6 +228,18 @@ def _then(model: nn.Module, allocations: Allocations, part: Part) -> Iterator[No
         yield
     finally:
         handle.remove()
+
+
+@contextmanager
+def _quiet_about_failures() -> Iterator[None]:
+    """Keep torch from writing a traceback for an operation that has no answer without values: the caller says what it was."""
+    logger = logging.getLogger(FakeTensorMode.__module__)
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 @contextmanager

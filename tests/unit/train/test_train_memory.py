@@ -124,6 +124,12 @@ class ReadsValues(torch.nn.Module):
         return self.module(input_ids[:, : int(input_ids.max())], **kwargs)
 
 
-def test_a_model_that_reads_values_is_said_to_be_unpredictable() -> None:
+def test_a_model_that_reads_values_is_said_to_be_unpredictable_and_left_whole(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    model = ReadsValues(model_of())
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     with pytest.raises(UnpredictableError):
-        predict_peak(ReadsValues(model_of()), batch_of_several(), SETTINGS, TrainConfig(), accumulates=False)
+        predict_peak(model, batch_of_several(), SETTINGS, TrainConfig(), accumulates=False)
+    assert all(torch.equal(model.state_dict()[name], tensor) for name, tensor in before.items())
+    assert capfd.readouterr().err == ""
