@@ -3,7 +3,8 @@
 The code that runs is the training step's own, model, loss, clipping and optimiser, so any architecture, method, layout and kind of
 checkpointing is counted as it is. torch's fake tensors stand for weights and batch; every storage is followed from the
 operation that makes it to its end, and the largest sum of those alive at once is the peak. What kernels take for themselves
-while they run is not seen. A second or less for a model of a few dozen layers.
+while they run is not seen, and a gradient that autograd adds to in place, as that of a tied head, is counted as if it did not. A
+second or less for a model of a few dozen layers.
 """
 
 from __future__ import annotations
