@@ -29,7 +29,7 @@ from tutelage.model.attention import NAME, DocumentMask, document_attention_forw
 from tutelage.model.head import supervised_logits, supervised_losses
 from tutelage.model.probe import probe_layout
 from tutelage.pack.batch import Batch, pack_batch
-from tutelage.pack.tree import Tree, common_prefix
+from tutelage.pack.tree import Tree, common_prefix, grow_tree
 
 register_attention()
 
@@ -41,7 +41,7 @@ def family_model(family: str, attention: str, dtype: torch.dtype = torch.float64
     return model
 
 
-def grown(blocks: Sequence[Sequence[int]], seed: int = 0) -> list[Rendered]:
+def grown(blocks: Sequence[Sequence[int]], seed: int = 0, names: str = "document") -> list[Rendered]:
     """Return documents made of numbered blocks of one to six tokens; a block always has the same tokens."""
     random = np.random.default_rng(seed)
     tokens = {block: random.integers(3, 300, random.integers(1, 7)).tolist() for block in range(8)}
@@ -49,15 +49,20 @@ def grown(blocks: Sequence[Sequence[int]], seed: int = 0) -> list[Rendered]:
     for number, row in enumerate(blocks):
         ids = [token for block in row for token in tokens[block]]
         weights = random.choice([0.0, 0.5, 1.0, 2.0], len(ids)).tolist()
-        documents.append(document(ids, weights, name=f"document-{number}"))
+        documents.append(document(ids, weights, name=f"{names}-{number}"))
     return documents
 
 
 BLOCKS = ([0, 1, 2, 3], [0, 1, 2, 4, 5], [0, 1, 2, 4, 5], [0, 1], [0, 6, 7], [5, 4, 3], [5, 4, 2, 1], [6])
+WIDE = tuple([0, 1, 2, 3, 0, 1, 2, 3, 0, 1, answer] for answer in (4, 5, 6, 7, 4))  # short siblings behind a long path
 
 
 def shared_by(documents: Sequence[Rendered]) -> list[int]:
     return [0, *(common_prefix(one, other) for one, other in pairwise(documents))]
+
+
+def tree_of(documents: Sequence[Rendered]) -> Tree:
+    return grow_tree([len(one) for one in documents], shared_by(documents))
 
 
 def as_tree(documents: Sequence[Rendered]) -> list[Batch]:
@@ -66,8 +71,8 @@ def as_tree(documents: Sequence[Rendered]) -> list[Batch]:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_tree_has_the_loss_and_gradient_of_each_document_alone(family: str) -> None:
-    documents = grown(BLOCKS)
-    assert as_tree(documents)[0].num_tokens < 0.7 * sum(map(len, documents))
+    documents = [*grown(BLOCKS), *grown(WIDE)]
+    assert as_tree(documents)[0].num_tokens < 0.6 * sum(map(len, documents))
     with TrueDouble():
         reference = by_definition(family_model(family, "eager"), documents)
         assert_equal(in_batches(family_model(family, NAME), as_tree(documents)), reference, TOLERANCE)
@@ -76,14 +81,15 @@ def test_a_tree_has_the_loss_and_gradient_of_each_document_alone(family: str) ->
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     blocks=st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=5), min_size=1, max_size=7),
+    ahead=st.sampled_from([[], [3, 4, 5, 6, 7, 3, 4, 5, 6, 7]]),
     sort=st.booleans(),
     seed=st.integers(0, 1000),
     family=st.sampled_from(["llama", "qwen3", "gpt2", "gemma2", "mistral"]),
 )
 def test_trees_of_any_shape_have_the_loss_and_gradient_of_separate_rows(
-    blocks: list[list[int]], sort: bool, seed: int, family: str
+    blocks: list[list[int]], ahead: list[int], sort: bool, seed: int, family: str
 ) -> None:
-    documents = grown(sorted(blocks) if sort else blocks, seed)
+    documents = grown([[*ahead, *row] for row in (sorted(blocks) if sort else blocks)], seed)
     model = family_model(family, NAME)
     with TrueDouble():
         separate = in_batches(model, [pack_batch([one]) for one in documents])
@@ -153,45 +159,47 @@ def test_rules_beside_causality_and_windows_are_refused_however_short_the_docume
             document_attention_forward(model.model.layers[0].self_attn, x, x, x, mask, sliding_window=None)
 
 
-def sees_one_too_few(monkeypatch: pytest.MonkeyPatch) -> None:
+def changed_masks(monkeypatch: pytest.MonkeyPatch, change: Callable[[torch.Tensor, int], torch.Tensor]) -> None:
+    """Let every mask behind a path be what `change` makes of it and of the number of tokens before it."""
     right = DocumentMask.behind
 
-    def wrong(self: DocumentMask, before: int, length: int, device: torch.device) -> torch.Tensor | None:
-        mask = right(self, before, length, device)
-        return mask if mask is None else mask.tril(before - 1)
+    def wrong(self: DocumentMask, before: int, lengths: Sequence[int], device: torch.device) -> torch.Tensor | None:
+        mask = right(self, before, lengths, device)
+        return mask if mask is None else change(mask.clone(), before)
 
     monkeypatch.setattr(DocumentMask, "behind", wrong)
+
+
+def sees_one_too_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    changed_masks(monkeypatch, lambda mask, before: mask.tril(before - 1))
 
 
 def forgets_the_first_token(monkeypatch: pytest.MonkeyPatch) -> None:
-    def wrong(self: DocumentMask, before: int, length: int, device: torch.device) -> torch.Tensor:
-        mask = torch.ones(length, before + length, dtype=torch.bool).tril(before)
-        mask[:, 0] = False
-        return mask
-
-    monkeypatch.setattr(DocumentMask, "behind", wrong)
+    changed_masks(monkeypatch, lambda mask, _: mask.index_fill(1, torch.tensor([0]), False))
 
 
-def sees_only_its_parent(monkeypatch: pytest.MonkeyPatch) -> None:
-    right = Tree.path_to
-    monkeypatch.setattr(Tree, "path_to", lambda self, segment: right(self, segment)[-2:])
+def sees_the_siblings_computed_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    changed_masks(monkeypatch, lambda mask, before: torch.ones_like(mask).tril(before))
 
 
-def sees_a_sibling(monkeypatch: pytest.MonkeyPatch) -> None:
-    right = Tree.path_to
-
-    def wrong(self: Tree, segment: int) -> list[int]:
-        path = right(self, segment)
-        return path if len(path) < 2 or segment - 1 in path else [path[0], segment - 1, *path[1:]]
-
-    monkeypatch.setattr(Tree, "path_to", wrong)
+def forgets_half_of_the_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    changed_masks(monkeypatch, lambda mask, before: mask.index_fill(1, torch.arange(before // 2), False))
 
 
-@pytest.mark.parametrize("fault", [sees_one_too_few, forgets_the_first_token, sees_only_its_parent, sees_a_sibling])
+@pytest.mark.parametrize(
+    "fault",
+    [
+        sees_one_too_few,
+        forgets_the_first_token,
+        forgets_half_of_the_path,
+        sees_the_siblings_computed_with_it,
+    ],
+)
 def test_the_probe_catches_attention_that_is_wrong(
     monkeypatch: pytest.MonkeyPatch, fault: Callable[[pytest.MonkeyPatch], None]
 ) -> None:
-    model, documents = family_model("llama", NAME, torch.float32), grown(BLOCKS)
+    model, documents = family_model("llama", NAME, torch.float32), [*grown(BLOCKS), *grown(WIDE, names="wide")]
+    assert any(len(run) > 1 for run in tree_of(documents).siblings())
     assert probe_layout(model, documents, as_tree).passed
     fault(monkeypatch)
     assert not probe_layout(model, documents, as_tree).passed

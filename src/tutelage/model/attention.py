@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 import inspect
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -27,6 +27,7 @@ from transformers.masking_utils import sdpa_mask
 from tutelage.config.schema import Layout
 from tutelage.errors import IsolationError
 from tutelage.pack.batch import Batch
+from tutelage.pack.tree import Tree
 
 # B rows, T tokens, L tokens of one document, H query heads, K key heads, E channels of a head
 
@@ -56,7 +57,7 @@ class DocumentMask:
     local_size: int | None
     always_masked: bool
     rule: Callable[[int, int], Tensor | None]
-    _built: dict[tuple[int, int], Tensor | None] = field(default_factory=dict)
+    _built: dict[tuple[int, ...], Tensor | None] = field(default_factory=dict)
 
     def __getattr__(self, name: str) -> NoReturn:
         """Refuse to be used as a tensor, by architectures that compute with the mask themselves."""
@@ -88,21 +89,24 @@ class DocumentMask:
             self._built[start, length] = self.rule(start, length)
         return self._built[start, length]
 
-    def behind(self, before: int, length: int, device: torch.device) -> Tensor | None:
-        """Return the mask [L, before + L] of a segment whose path has `before` tokens before it: causality, within a window.
+    def behind(self, before: int, lengths: Sequence[int], device: torch.device) -> Tensor | None:
+        """Return the mask [L, before + L] of sibling segments, L tokens in all, whose path has `before` tokens before them.
 
-        None where nothing is before it and plain causality is the rule.
+        Each sees the path and itself, causally and within the window; None where plain causality is the whole rule.
         """
-        if before == 0 and self._is_causal(length):
+        if before == 0 and len(lengths) == 1 and self._is_causal(lengths[0]):
             return None
-        # No start is negative, so the keys of the two kinds of mask differ.
-        key = (-before, length)
+        key = (before, *lengths)
         mask = self._built.get(key)
         if mask is None:
-            mask = torch.ones(length, before + length, dtype=torch.bool, device=device).tril(before)
+            segment_L = torch.cat([torch.full((length,), number) for number, length in enumerate(lengths)])
+            position_L = before + torch.cat([torch.arange(length) for length in lengths])
+            segment_K = torch.cat([torch.full((before,), -1), segment_L])
+            distance_LK = position_L[:, None] - torch.cat([torch.arange(before), position_L])
+            mask = (distance_LK >= 0) & ((segment_K == -1) | (segment_K == segment_L[:, None]))
             if self.local_size is not None:
-                mask = mask.triu(before - self.local_size + 1)
-            self._built[key] = mask
+                mask &= distance_LK < self.local_size
+            mask = self._built[key] = mask.to(device)
         return mask
 
     def is_window(self, window: int | None) -> bool:
@@ -265,31 +269,41 @@ class Rules:
 
 
 def _attend_per_document(query: Tensor, key: Tensor, value: Tensor, mask: DocumentMask, rules: Rules) -> Tensor:
-    """Attend inside each document on its own: work grows with the sum of squared lengths. Returns [1, T, H, E].
-
-    In a tree, each segment's queries see the keys of their path: those of the segments before it, then their own.
-    """
+    """Attend inside each document on its own: work grows with the sum of squared lengths. Returns [1, T, H, E]."""
     if query.device.type == "cpu" and _compute_dtype(query) in (torch.float16, torch.bfloat16):
         # torch's CPU kernel takes several times longer in half precision than in fp32, in the backward pass most of all.
         with torch.autocast("cpu", enabled=False):
             exact = _attend_per_document(query.float(), key.float(), value.float(), mask, rules)
         return exact.to(value.dtype)
+    if mask.batch.tree is not None:
+        return _attend_along_paths(query, key, value, mask, mask.batch.tree, rules)
     # `split` and not slices: the gradient of one split is one concatenation, that of a slice is a whole tensor of zeros.
-    tree = mask.batch.tree
-    queries, keys, values = (torch.split(x, list(mask.batch.stream_lengths), dim=2) for x in (query, key, value))
+    parts = (torch.split(tensor, list(mask.batch.lengths), dim=2) for tensor in (query, key, value))
     pieces = []
     start = 0
-    for number, q in enumerate(queries):
-        k, v = keys[number], values[number]
-        if tree is None:
-            allowed = mask.within(start, q.shape[2])
-        else:
-            path = tree.path_to(number)
-            if len(path) > 1:
-                k, v = (torch.cat([parts[segment] for segment in path], dim=2) for parts in (keys, values))
-            allowed = mask.behind(k.shape[2] - q.shape[2], q.shape[2], q.device)
-        pieces.append(_attend(q, k, v, allowed, rules).transpose(1, 2))
+    for q, k, v in zip(*parts, strict=True):
+        pieces.append(_attend(q, k, v, mask.within(start, q.shape[2]), rules).transpose(1, 2))
         start += q.shape[2]
+    return torch.cat(pieces, dim=1)
+
+
+def _attend_along_paths(
+    query: Tensor, key: Tensor, value: Tensor, mask: DocumentMask, tree: Tree, rules: Rules
+) -> Tensor:
+    """Attend in a tree: the queries of siblings see the keys of the path to them, then each its own. Returns [1, T, H, E]."""
+    segments = tree.segments
+    lengths = [segment.length for segment in segments]
+    siblings = tree.siblings()
+    queries = torch.split(query, [sum(lengths[number] for number in run) for run in siblings], dim=2)
+    keys, values = (torch.split(x, lengths, dim=2) for x in (key, value))
+    pieces = []
+    for q, run in zip(queries, siblings, strict=True):
+        seen = [*tree.path_to(run[0])[:-1], *run]
+        k, v = keys[run[0]], values[run[0]]
+        if len(seen) > 1:
+            k, v = (torch.cat([parts[number] for number in seen], dim=2) for parts in (keys, values))
+        allowed = mask.behind(segments[run[0]].position, [lengths[number] for number in run], q.device)
+        pieces.append(_attend(q, k, v, allowed, rules).transpose(1, 2))
     return torch.cat(pieces, dim=1)
 
 

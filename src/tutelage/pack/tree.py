@@ -32,6 +32,7 @@ from tutelage.chat.rendered import Rendered
 LEAST_SHARED_TOKENS = 16  # a branch costs an attention call of its own in every layer
 LEAST_SHARED_PART = 0.25  # of the mean length, before documents are put side by side for it
 LEAST_SHARED_PART_OF_MANY = 0.5  # the same, where whole packs would show one kind of text only
+SIBLINGS_PART = 0.25  # of their path's tokens: together that many at most
 FEW_PACKS = 4  # up to which documents are few
 
 Indices = npt.NDArray[np.int64]
@@ -68,6 +69,23 @@ class Tree:
         while (parent := self.segments[path[-1]].parent) >= 0:
             path.append(parent)
         return path[::-1]
+
+    def siblings(self) -> list[list[int]]:
+        """Return the segments in runs that are worth computing together: siblings next to each other, short beside their path.
+
+        Computed together they read their path once; what a sibling does not see of the others is computed for nothing.
+        """
+        runs: list[list[int]] = []
+        tokens = 0
+        for number, segment in enumerate(self.segments):
+            tokens += segment.length
+            fits = tokens <= SIBLINGS_PART * segment.position
+            if runs and fits and segment.parent == self.segments[runs[-1][0]].parent:
+                runs[-1].append(number)
+            else:
+                runs.append([number])
+                tokens = segment.length
+        return runs
 
     def places(self, segments: Sequence[int]) -> Indices:
         """Return the places in the stream of the tokens of several segments."""

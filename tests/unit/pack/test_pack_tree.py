@@ -49,6 +49,12 @@ def test_a_tree_is_cut_where_a_document_leaves_the_one_before() -> None:
     assert tree.longest_path == 6
 
 
+def test_short_siblings_behind_a_long_path_are_computed_together() -> None:
+    assert grow_tree([13, 14, 15, 13], [0, 12, 12, 12]).siblings() == [[0], [1, 2], [3], [4]]
+    assert grow_tree([5, 6, 4], [0, 3, 2]).siblings() == [[0], [1], [2], [3], [4]]
+    assert grow_tree([1, 1], [0, 0]).siblings() == [[0], [1]]
+
+
 @pytest.mark.parametrize("shared", [(1, 0), (0, 4), (0, 3), (0, -1)])
 def test_a_document_keeps_its_last_token_for_itself(shared: tuple[int, int]) -> None:
     with pytest.raises(ValueError, match="cannot share"):
