@@ -279,6 +279,19 @@ def test_a_pack_on_a_gpu_gives_the_losses_of_each_document_alone(family: str) ->
     torch.testing.assert_close(packed, torch.cat(alone), rtol=0.05, atol=0.05)
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_tree_on_a_gpu_gives_the_losses_of_each_document_alone(family: str) -> None:
+    documents = random_documents((40, 60, 33, 200, 31))
+    for document in documents[1:]:
+        document.ids[:30] = documents[0].ids[:30]
+    model = tiny_model(family, dtype=torch.bfloat16).to("cuda")
+    model.set_attn_implementation(NAME)
+    tree = supervised_losses(model, pack_batch(documents, (0, 30, 30, 30, 30)).to("cuda")).loss
+    alone = [supervised_losses(model, pack_batch([document]).to("cuda")).loss for document in documents]
+    torch.testing.assert_close(tree, torch.cat(alone), rtol=0.05, atol=0.05)
+
+
 def test_the_choice_follows_the_architecture() -> None:
     assert choose_attention(tiny_config("llama"), "cpu").name == NAME
     assert choose_attention(tiny_config("mamba"), "cpu").name == "eager"
