@@ -35,6 +35,8 @@ LEAST_SHARED_PART_OF_MANY = 0.5  # the same, where whole packs would show one ki
 SIBLINGS_PART = 0.25  # of their path's tokens: together that many at most
 FEW_PACKS = 4  # up to which documents are few
 
+SORTED_TOKENS = 32  # of each document, that sorting holds in memory at a time
+
 Indices = npt.NDArray[np.int64]
 
 
@@ -132,8 +134,13 @@ def grow_tree(lengths: Sequence[int], shared: Sequence[int]) -> Tree:
 
 def common_prefix(one: Rendered, other: Rendered) -> int:
     """Return how many tokens two documents can share: those they begin with, but for the last token of either."""
-    most = min(len(one), len(other)) - 1
-    differing = np.flatnonzero(one.ids[:most] != other.ids[:most])
+    return min(_alike(one.ids, other.ids), len(one) - 1, len(other) - 1)
+
+
+def _alike(one: npt.NDArray[np.int32], other: npt.NDArray[np.int32]) -> int:
+    """Return how many tokens two arrays begin with in common."""
+    most = min(len(one), len(other))
+    differing = np.flatnonzero(one[:most] != other[:most])
     return int(differing[0]) if len(differing) else most
 
 
@@ -258,8 +265,27 @@ def _that_begin_alike(documents: Sequence[Rendered], lengths: Indices) -> Iterat
         by_beginning.setdefault(documents[number].ids[:LEAST_SHARED_TOKENS].tobytes(), []).append(number)
     for group in by_beginning.values():
         if len(group) > 1:
-            # Big-endian bytes sort as the tokens do.
-            yield sorted(group, key=lambda number: documents[number].ids.astype(">u4").tobytes())
+            yield _sorted_by_tokens(documents, group)
+
+
+def _sorted_by_tokens(documents: Sequence[Rendered], group: list[int]) -> list[int]:
+    """Return a group of documents in the order of their tokens, looking at few of them at a time."""
+    found: list[int] = []
+    unsorted = [(group, 0)]  # documents that agree up to an offset; the last are the next in order
+    while unsorted:
+        members, offset = unsorted.pop()
+        one = documents[members[0]].ids
+        if len(members) > 1:
+            offset += min(_alike(one[offset:], documents[number].ids[offset:]) for number in members[1:])
+        if len(members) == 1 or all(len(documents[number]) == offset for number in members):
+            found += members
+            continue
+        windows = {number: documents[number].ids[offset : offset + SORTED_TOKENS] for number in members}
+        # Big-endian bytes sort as the tokens do.
+        keys = {number: window.astype(">u4").tobytes() for number, window in windows.items()}
+        runs = [list(run) for _, run in groupby(sorted(members, key=keys.__getitem__), key=keys.__getitem__)]
+        unsorted += [(run, offset) for run in reversed(runs)]
+    return found
 
 
 def _worth_it(common: Sequence[int], lengths: Indices, pack_tokens: int) -> Iterator[tuple[int, int, int, bool]]:

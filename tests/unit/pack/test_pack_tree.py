@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from sample_documents import document
 from tutelage.chat.rendered import Rendered
+from tutelage.pack import tree
 from tutelage.pack.batch import pack_batch
 from tutelage.pack.tree import Segment, common_prefix, find_shared_prefixes, grow_tree
 
@@ -127,6 +128,16 @@ def test_prefixes_inside_prefixes_are_found() -> None:
     turn_2 = rows_of(50, count=1, own=0, seed=1, before=turn_1)[0]
     turns = [turn_1, turn_2, *rows_of(50, count=1, own=0, seed=2, before=turn_2)]
     assert families(documents_of(*turns)) == [[99], [99, 149], [99, 149]]
+
+
+@settings(max_examples=100, deadline=None)
+@given(rows=st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=4), min_size=2, max_size=12))
+def test_documents_are_sorted_by_their_tokens_however_long_they_agree(rows: list[list[int]]) -> None:
+    """Blocks of 30 tokens: documents agree far beyond what sorting looks at in one go, and some are the beginning of others."""
+    documents = documents_of(*[[300 * block + 3 for block in row for _ in range(30)] for row in rows])
+    found = tree._sorted_by_tokens(documents, list(range(len(rows))))
+    assert sorted(found) == list(range(len(rows)))
+    assert [rows[number] for number in found] == sorted(rows)
 
 
 def test_equal_documents_share_all_but_their_last_token() -> None:
