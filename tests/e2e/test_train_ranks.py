@@ -16,11 +16,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tiny import tiny_folder
+from tiny import tiny_folder, tiny_model
 from tutelage.cli.edge import guard
 from tutelage.cli.main import app
+from tutelage.config.schema import TrainConfig
 from tutelage.files import jsonl
 from tutelage.files.manifest import verify_manifest
+from tutelage.train.checkpoint import load_checkpoint
+from tutelage.train.optim import build_optimiser
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "tutelage"]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -41,6 +44,12 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ]
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return folder
+
+
+def torchrun(place: Path, run: str, *more: str) -> subprocess.CompletedProcess[str]:
+    """Run with two processes."""
+    command = [*TORCHRUN, *words(place, run, *more)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, env=ENVIRONMENT)
 
 
 def words(place: Path, run: str, *more: str) -> list[str]:
@@ -97,13 +106,7 @@ def compare(one: Path, two: Path, *, rel: float) -> None:
 def test_two_processes_that_share_the_weights_leave_what_one_leaves(place: Path, more: list[str]) -> None:
     name = more[0].partition("=")[2]
     alone(place, f"{name}-one", *more)
-    ended = subprocess.run(
-        [*TORCHRUN, *words(place, f"{name}-two", "train.parallel=shard", *more)],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env=ENVIRONMENT,
-    )
+    ended = torchrun(place, f"{name}-two", "train.parallel=shard", *more)
     assert ended.returncode == 0, ended.stderr[-3000:]
     compare(place / f"{name}-one", place / f"{name}-two", rel=1e-6 if name == "lora" else 1e-4)
     kept: Any = json.loads((place / f"{name}-two" / "plan.json").read_text())["parallel"]
@@ -135,3 +138,25 @@ def test_a_killed_process_leaves_whole_checkpoints_and_one_process_goes_on(place
     assert len(list(folders[-1].glob("weights-*-of-00002.safetensors"))) == 2
     alone(place, "killed", "train.checkpoint_every_steps=1", "--resume")
     compare(place / "whole", run, rel=1e-6)
+
+
+def test_two_processes_that_compute_every_pass_together_leave_what_one_leaves(place: Path) -> None:
+    texts = [{"text": f"The baker of {i} sells bread. " * (1 + i % 3)} for i in range(30)]
+    (place / "texts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in texts))
+    # Text has no chat template, and so brings no new tokens, with which embeddings in parts could not grow.
+    more = [f"data.train.0.path={place / 'texts.jsonl'}", "model.template=null", "train.checkpoint_every_steps=5"]
+    alone(place, "undivided", *more)
+    ended = torchrun(place, "tensor", "train.parallel=tensor", *more)
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    compare(place / "undivided", place / "tensor", rel=1e-6)
+    # The parts of its checkpoint, of rows and of columns, are read as one.
+    tensors = []
+    for run in ("undivided", "tensor"):
+        model = tiny_model("llama_tied")
+        optimiser = build_optimiser(model, TrainConfig())
+        assert load_checkpoint(place / run / "checkpoints" / "step-000005", model, optimiser).step == 5
+        tensors.append([*model.parameters(), *(optimiser.state[p]["exp_avg"] for p in model.parameters())])
+    for first, second in zip(*tensors, strict=True):
+        torch.testing.assert_close(second, first, rtol=0, atol=1e-4)
+    refused = torchrun(place, "adapters", "train.parallel=tensor", "train.method=lora")
+    assert refused.returncode != 0 and "train.parallel=shard" in refused.stderr

@@ -72,6 +72,7 @@ class Parallel(StrEnum):
     AUTO = "auto"
     REPLICATE = "replicate"
     SHARD = "shard"
+    TENSOR = "tensor"
 
 
 class Quantisation(StrEnum):
@@ -325,7 +326,8 @@ class TrainConfig(Section):
     """How many checkpoints stay on disk beside the best."""
     parallel: Parallel = Parallel.AUTO
     """What each process of `torchrun` holds: all weights (`replicate`) or a part of each (`shard`, FSDP2); `auto` shards where
-    weights, gradients and moments would fill more than half of a process's memory."""
+    weights, gradients and moments would fill more than half of a process's memory. `tensor`: a part of each matrix, and all
+    processes compute every pass together, for steps of fewer packs than GPUs; full fine-tuning only."""
     device: str = "auto"
     """`auto`, `cpu`, `cuda`, or `cuda:N`."""
     threads: int | None = Field(default=None, gt=0)

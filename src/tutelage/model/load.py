@@ -27,6 +27,7 @@ from tutelage.model.adapters import load_adapter
 from tutelage.model.attention import register_attention, unwrapped
 from tutelage.model.locate import INDEX_NAME, WEIGHTS_NAME, ModelFolder, locate_model
 from tutelage.model.quantise import keep_backward_possible, nf4_settings
+from tutelage.parallel.shard import is_tensor_parallel
 
 _CAUSAL_ENDINGS = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 _DROPOUT_SETTINGS = (
@@ -69,12 +70,14 @@ def load_model(
     train_adapter: bool = False,
     source: ModelFolder | None = None,
     products: torch.dtype = torch.float32,
+    tensor_parallel: bool = False,
 ) -> LoadedModel:
     """Load the model of `cfg`: a local folder, a run, a Hub name, `lab`, or a LoRA adapter folder with its base.
 
     `attention` names an attention implementation known to transformers (see `model/attention.py`), None takes its choice;
     `train_adapter` leaves the weights of a loaded adapter trainable; `source` is the model's place, when it is known already;
-    `products` is the type in which quantised matrices are multiplied.
+    `products` is the type in which quantised matrices are multiplied; with `tensor_parallel` each process of the run loads its part
+    of the matrices, by the plan that the architecture has in transformers.
 
     Raises: ModelError when the folder is not a whole causal language model; UnsafeError when loading could run code; ConfigError
     when it cannot be quantised here.
@@ -88,7 +91,13 @@ def load_model(
     how: dict[str, Any] = {"dtype": dtype, "attn_implementation": attention}
     if cfg.quantisation is Quantisation.NF4:
         how |= {"quantization_config": nf4_settings(products), "device_map": {"": device}}
+    if tensor_parallel:
+        how |= {"tp_plan": "auto"}
     model, stored_dtype = _load_weights(whole.folder, config, how)
+    if tensor_parallel:
+        model.config.distributed_config = (
+            None  # the result is for others, and save_pretrained would wait for all processes
+        )
     keep_backward_possible(model)
     # What an adapter of this model will name as its base: a Hub name with its commit rather than a cache folder.
     model.name_or_path = whole.name if whole.commit else str(whole.folder)
@@ -243,9 +252,18 @@ def _load_weights(
                 output_loading_info=True,
             )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise ModelError(f"{folder} cannot be loaded: {_first_line(error)}", mend="fetch the model again") from error
+        mend = "train.parallel=shard" if "tp_plan" in how else "fetch the model again"
+        raise ModelError(f"{folder} cannot be loaded: {_first_line(error)}", mend=mend) from error
     _require_complete(folder, info)
     return model, stored_dtype
+
+
+def _require_in_parts(model: PreTrainedModel) -> None:
+    if not is_tensor_parallel(model):
+        raise ModelError(
+            f"{type(model).__name__} has no tensor-parallel plan in this version of transformers",
+            mend="train.parallel=shard; plans that keep their parts as DTensors came with transformers 5.23",
+        )
 
 
 def _check_files(folder: Path) -> torch.dtype:

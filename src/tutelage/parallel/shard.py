@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
+from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
 from tutelage.errors import ModelError
 from tutelage.parallel import agree
@@ -81,6 +82,16 @@ def decoder_layers(model: nn.Module) -> list[nn.Module]:
     return layers
 
 
+def is_tensor_parallel(model: nn.Module) -> bool:
+    """Whether the ranks compute every pass of `model` together, each with its part of the matrices."""
+    return not is_sharded(model) and any(spread_over_ranks(parameter) for parameter in model.parameters())
+
+
+def is_in_parts(model: nn.Module) -> bool:
+    """Whether no rank holds all of `model`."""
+    return is_sharded(model) or is_tensor_parallel(model)
+
+
 @contextmanager
 def head_gathered(model: nn.Module) -> Iterator[None]:
     """Hold the weights outside of the layers whole for a forward pass and the loss that follows it. Every rank enters.
@@ -106,7 +117,7 @@ def in_step(model: nn.Module) -> Iterator[None]:
 
     A rank whose rounding chose another one might stop an answer earlier, and leave the others waiting at the next layer.
     """
-    if not isinstance(model, FSDPModule):
+    if not is_in_parts(model):
         yield
         return
 
@@ -132,13 +143,12 @@ def own_part(tensor: Tensor) -> Tensor:
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
-def first_row(parameter: Tensor) -> int:
-    """Return which row of the whole parameter is the first of this rank's part; 0 for a parameter without rows."""
-    if not isinstance(parameter, DTensor):
-        return 0
-    # Parts are those of torch.chunk: all of the same number of rows, but for the last ones.
-    rows_of_one = -(-parameter.shape[0] // agree.world_size())
-    return min(agree.rank() * rows_of_one, parameter.shape[0])
+def place_of_part(tensor: Tensor) -> tuple[slice, ...]:
+    """Return where in the whole tensor this rank's part lies, in every dimension."""
+    if not isinstance(tensor, DTensor):
+        return tuple(slice(0, size) for size in tensor.shape)
+    shape, start = compute_local_shape_and_global_offset(tensor.shape, tensor.device_mesh, tensor.placements)
+    return tuple(slice(first, first + size) for first, size in zip(start, shape, strict=True))
 
 
 def part_like(parameter: Tensor, part: Tensor) -> Tensor:
@@ -166,7 +176,7 @@ def whole_weights(model: nn.Module, *, trainable_only: bool) -> dict[str, Tensor
 
     Every rank calls it; ranks other than the main one get an empty dict, and all of them None where the model is whole.
     """
-    if not is_sharded(model):
+    if not is_in_parts(model):
         return None
     release(model)
     frozen = {name for name, parameter in model.named_parameters(remove_duplicate=False) if not parameter.requires_grad}

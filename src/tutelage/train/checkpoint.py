@@ -20,7 +20,7 @@ from tutelage.files.manifest import verify_manifest, write_manifest
 from tutelage.files.rundir import RunDir
 from tutelage.parallel import agree
 from tutelage.parallel.folder import folder_of_all_ranks
-from tutelage.parallel.shard import is_sharded, own_part, part_like, release
+from tutelage.parallel.shard import is_in_parts, own_part, part_like, release
 from tutelage.train.guard import Watched
 from tutelage.train.optim import state_8bit
 from tutelage.train.pieces import Pieces, open_pieces, write_pieces
@@ -51,7 +51,7 @@ def save_checkpoint(
     Raises:
         RunDirError: the ranks of a sharded model do not see the same folder.
     """
-    together = is_sharded(model)
+    together = is_in_parts(model)
     if not (together or agree.is_main()):
         return
     release(model)

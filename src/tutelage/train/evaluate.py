@@ -50,12 +50,12 @@ def evaluate(model: torch.nn.Module, held_out: Sequence[Rendered], settings: Ste
     was_training = model.training
     model.eval()
     with torch.no_grad():
-        for number in passes_of_rank(model, [batch.lengths for batch in batches]):
-            batch = idle_batch(held_out, settings.layout) if number is None else batches[number]
+        for own in passes_of_rank(model, [batch.lengths for batch in batches]):
+            batch = idle_batch(held_out, settings.layout) if own.number is None else batches[own.number]
             on_device = batch.to(settings.device)
             with settings.autocast():
                 losses = supervised_losses(model, on_device)
-            if number is not None:
+            if own.counts:
                 sums.add(losses, on_device)
     model.train(was_training)
     return Evaluation(step, sums.over_all_ranks(), time.perf_counter() - started)

@@ -19,7 +19,7 @@ from tutelage.files.rundir import RunDir
 from tutelage.model.adapters import is_adapted
 from tutelage.model.export import save_model
 from tutelage.parallel import agree
-from tutelage.parallel.shard import in_step, is_sharded, whole_weights
+from tutelage.parallel.shard import in_step, is_in_parts, whole_weights
 from tutelage.train.books import Books
 from tutelage.train.checkpoint import RunState, best_folder, keep_newest, load_weights, save_best, save_checkpoint
 from tutelage.train.environment import choose_device
@@ -135,7 +135,7 @@ class _Look:
     def sample(self, step: int) -> tuple[Sample, ...]:
         """Answer the prompts of the samples: the main rank does, and with it all ranks that hold a part of the model."""
         scene = self.scene
-        if not scene.prompts or not (self.journal.writes or is_sharded(scene.model)):
+        if not scene.prompts or not (self.journal.writes or is_in_parts(scene.model)):
             return ()
         limit, renderer = scene.config.sample.max_new_tokens, scene.prepared.renderer
         with scene.settings.autocast(), in_step(scene.model):

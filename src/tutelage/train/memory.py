@@ -29,7 +29,7 @@ from tutelage.model.head import supervised_losses
 from tutelage.model.noise import noisy_embeddings
 from tutelage.model.quantise import quantised_layers, scales_of, without_values
 from tutelage.pack.batch import Batch
-from tutelage.parallel.shard import is_sharded, own_part
+from tutelage.parallel.shard import is_in_parts, own_part
 from tutelage.train.objective import step_loss
 from tutelage.train.optim import build_optimiser, clip_gradients, empty_8bit_moments
 from tutelage.train.step import StepSettings
@@ -85,7 +85,7 @@ def predict_peak(
     Raises:
         UnpredictableError: a step of this model cannot be taken without values.
     """
-    if is_sharded(model):
+    if is_in_parts(model):
         raise UnpredictableError("its weights are spread over the ranks")
     scales = [tensor for layer in quantised_layers(model) for tensor in scales_of(layer)]
     try:

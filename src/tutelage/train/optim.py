@@ -10,7 +10,7 @@ import torch
 
 from tutelage.config.schema import Optimiser, Schedule, TrainConfig
 from tutelage.errors import ConfigError
-from tutelage.parallel.shard import is_sharded, whole
+from tutelage.parallel.shard import is_sharded, spread_over_ranks, whole
 
 BLOCK_8BIT = 256  # values that bitsandbytes scales together
 LEAST_8BIT_SIZE = 4096  # values; moments of smaller tensors are not worth rounding
@@ -22,7 +22,14 @@ def parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict[s
     matrices = [p for p in trainable if p.ndim >= 2]
     vectors = [p for p in trainable if p.ndim < 2]
     groups = [(matrices, weight_decay), (vectors, 0.0)]
-    return [{"params": params, "weight_decay": decay} for params, decay in groups if params]
+    return [{"params": of_kind, "weight_decay": decay} for params, decay in groups for of_kind in _by_kind(params)]
+
+
+def _by_kind(parameters: Iterable[torch.nn.Parameter]) -> list[list[torch.nn.Parameter]]:
+    """Return the parameters that ranks hold in parts and those that they hold whole, which no operation takes together."""
+    parameters = list(parameters)
+    kinds = ([p for p in parameters if spread_over_ranks(p) is in_parts] for in_parts in (True, False))
+    return [of_kind for of_kind in kinds if of_kind]
 
 
 def build_optimiser(model: torch.nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
@@ -138,8 +145,10 @@ def clip_gradients(parameters: Iterable[torch.nn.Parameter], largest_norm: float
     Returns:
         The norm as a zero-dimensional tensor on the gradients' device, so that nothing waits for the GPU here.
     """
-    parameters = [p for p in parameters if p.grad is not None]
-    norm = whole(torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None]))
+    kinds = _by_kind(p for p in parameters if p.grad is not None)
+    norms = [whole(torch.nn.utils.get_total_norm([p.grad for p in of_kind if p.grad is not None])) for of_kind in kinds]
+    norm = norms[0] if len(norms) == 1 else torch.nn.utils.get_total_norm(norms)
     if largest_norm > 0:
-        torch.nn.utils.clip_grads_with_norm_(parameters, largest_norm, norm)
+        for of_kind in kinds:
+            torch.nn.utils.clip_grads_with_norm_(of_kind, largest_norm, norm)
     return norm

@@ -1,14 +1,15 @@
 """Tensors of a checkpoint in as many files as ranks wrote them, read back by any number of ranks.
 
 Every file is safetensors. One process writes `weights.safetensors`; the ranks of a sharded model write `weights-00000-of-00002.safetensors`
-and so on, each the rows that it holds, with a note in the file's header of the row at which they begin. Whoever reads takes the rows
-that it needs from whichever files have them, and holds no others in memory.
+and so on, each the parts that it holds, with a note in the file's header of where they begin. Whoever reads takes what it needs from
+whichever files have it, and holds nothing else in memory.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,9 +22,9 @@ from torch import Tensor
 
 from tutelage.errors import RunDirError
 from tutelage.parallel import agree
-from tutelage.parallel.shard import first_row, own_part, spread_over_ranks
+from tutelage.parallel.shard import own_part, place_of_part, spread_over_ranks
 
-FIRST_ROWS = "first_rows"
+PLACES = "places"
 
 
 def write_pieces(staging: Path, stem: str, tensors: Mapping[str, Tensor], *, together: bool) -> None:
@@ -31,46 +32,48 @@ def write_pieces(staging: Path, stem: str, tensors: Mapping[str, Tensor], *, tog
 
     `together` says that every rank writes.
     """
-    rows: dict[str, int] = {}
+    places: dict[str, list[int]] = {}
     parts: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         part = own_part(tensor.detach())
         if (spread_over_ranks(tensor) and part.numel()) or (not spread_over_ranks(tensor) and agree.is_main()):
-            parts[name], rows[name] = part.cpu().contiguous(), first_row(tensor)
+            parts[name], places[name] = part.cpu().contiguous(), [along.start for along in place_of_part(tensor)]
     which = f"-{agree.rank():05d}-of-{agree.world_size():05d}" if together else ""
-    save_file(parts, staging / f"{stem}{which}.safetensors", metadata={FIRST_ROWS: json.dumps(rows)})
+    save_file(parts, staging / f"{stem}{which}.safetensors", metadata={PLACES: json.dumps(places)})
 
 
 @dataclass(frozen=True)
 class Pieces:
-    """The tensors of a checkpoint by name, each in pieces: (open file, first row) in the order of rows."""
+    """The tensors of a checkpoint by name, each in pieces: (open file, where the piece begins in every dimension)."""
 
     folder: Path
-    found: Mapping[str, list[tuple[Any, int]]]
+    found: Mapping[str, list[tuple[Any, list[int]]]]
 
     def part_of(self, name: str, like: Tensor) -> Tensor:
-        """Return the rows of tensor `name` that this rank holds of `like`.
+        """Return the part of tensor `name` that this rank holds of `like`.
 
         Raises:
-            RunDirError: the rows are not all there, or are of another shape.
+            RunDirError: the part is not all there, or the whole is of another shape.
         """
         wanted = own_part(like)
         if wanted.ndim == 0:
             return self.scalar(name)
-        first, parts = first_row(like), []
-        last = first + wanted.shape[0]
-        for file, start in self.found[name]:
+        place, part = place_of_part(like), torch.empty(wanted.shape, dtype=wanted.dtype)
+        covered, ends = 0, [0] * like.ndim
+        for file, begins in self.found[name]:
             piece = file.get_slice(name)
-            stop = start + piece.get_shape()[0]
-            if start < last and first < stop:
-                parts.append(piece[max(first, start) - start : min(last, stop) - start])
-        found = torch.cat(parts) if parts else wanted.new_empty(0, *wanted.shape[1:])
-        if found.shape != wanted.shape:
+            of_piece = [slice(begin, begin + size) for begin, size in zip(begins, piece.get_shape(), strict=True)]
+            ends = [max(end, along.stop) for end, along in zip(ends, of_piece, strict=True)]
+            both = [slice(max(a.start, b.start), min(a.stop, b.stop)) for a, b in zip(place, of_piece, strict=True)]
+            if all(along.start < along.stop for along in both):
+                part[_within(both, place)] = piece[_within(both, of_piece)].to(part.dtype)
+                covered += math.prod(along.stop - along.start for along in both)
+        if ends != list(like.shape) or covered != part.numel():
             raise RunDirError(
-                f"{self.folder} holds {tuple(found.shape)} of {name} where the model has {tuple(wanted.shape)}",
+                f"{self.folder} holds {tuple(ends)} of {name} where the model has {tuple(like.shape)}",
                 mend="resume with the same model.path and train.method as before",
             )
-        return found
+        return part
 
     def scalar(self, name: str) -> Tensor:
         """Return a tensor that every rank holds whole."""
@@ -88,14 +91,18 @@ def open_pieces(folder: Path, stem: str) -> Iterator[Pieces]:
     paths = sorted([*folder.glob(f"{stem}.safetensors"), *folder.glob(f"{stem}-*-of-*.safetensors")])
     try:
         with ExitStack() as files:
-            found: dict[str, list[tuple[Any, int]]] = {}
+            found: dict[str, list[tuple[Any, list[int]]]] = {}
             for path in paths:
                 file = files.enter_context(safe_open(path, framework="pt"))
-                rows = json.loads((file.metadata() or {}).get(FIRST_ROWS, "{}"))
+                places = json.loads((file.metadata() or {}).get(PLACES, "{}"))
                 for name in file.keys():  # noqa: SIM118 (not a dict)
-                    found.setdefault(name, []).append((file, rows.get(name, 0)))
-            yield Pieces(folder, {name: sorted(pieces, key=lambda piece: piece[1]) for name, pieces in found.items()})
+                    found.setdefault(name, []).append((file, places[name]))
+            yield Pieces(folder, found)
     except (SafetensorError, OSError) as error:
         raise RunDirError(
             f"{folder} cannot be read: {error}", mend="remove this checkpoint and resume again"
         ) from error
+
+
+def _within(slices: Sequence[slice], outer: Sequence[slice]) -> tuple[slice, ...]:
+    return tuple(slice(a.start - b.start, a.stop - b.start) for a, b in zip(slices, outer, strict=True))

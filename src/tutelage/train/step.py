@@ -22,7 +22,7 @@ from tutelage.model.noise import noisy_embeddings
 from tutelage.pack.batch import Batch, make_batches, pack_batch
 from tutelage.pack.plan import Step
 from tutelage.parallel import agree
-from tutelage.parallel.shard import is_sharded
+from tutelage.parallel.shard import is_in_parts
 from tutelage.train.objective import SourceSums, SourceTotals, step_loss, total
 from tutelage.train.optim import clip_gradients
 from tutelage.train.passes import idle_batch, passes_of_rank
@@ -102,7 +102,7 @@ def train_step(
     started = time.perf_counter()
     by_source = accumulate_gradients(model, planned, documents, settings, step=step)
     parameters = [p for group in optimiser.param_groups for p in group["params"]]
-    if not is_sharded(model):  # whose gradients were summed on the way back
+    if not is_in_parts(model):  # whose gradients were summed on the way back
         agree.sum_gradients(parameters)
     grad_norm = clip_gradients(parameters, settings.largest_grad_norm).item()
     fault = judge(total(by_source).loss_sum / planned.weight_sum, grad_norm)
@@ -132,11 +132,11 @@ def accumulate_gradients(
     A rank without a pack adds nothing and still takes part in the sums.
     """
     sums = SourceSums(settings.sources, settings.device)
-    for batch, is_idle in step_batches(model, planned, documents, settings, step=step):
+    for batch, counts in step_batches(model, planned, documents, settings, step=step):
         noise = noisy_embeddings(model, batch, alpha=settings.neftune_alpha, seed=settings.seed, step=step)
         with settings.autocast(), noise:
             losses = supervised_losses(model, batch)
-        if not is_idle:
+        if counts:
             sums.add(losses, batch)
         step_loss(losses, planned.weight_sum).backward()  # type: ignore[no-untyped-call]
     return sums.over_all_ranks()
@@ -145,7 +145,7 @@ def accumulate_gradients(
 def step_batches(
     model: torch.nn.Module, planned: Step, documents: Sequence[Rendered], settings: StepSettings, *, step: int
 ) -> Iterator[tuple[Batch, bool]]:
-    """Yield this rank's batches of a step on the device, seeding dropout before each, and whether a batch is an idle one."""
+    """Yield this rank's batches of a step on the device, seeding dropout before each, and whether this rank counts its losses."""
     of_step = [documents[index] for index in planned.documents]
     if settings.layout is Layout.PACKED:
         groups = [[documents[index] for index in pack] for pack in planned.packs]
@@ -156,11 +156,12 @@ def step_batches(
     else:  # grouped by length over the whole step, so that rows need little padding
         batches = make_batches(of_step, settings.layout, settings.micro_tokens)
         lengths = [batch.lengths for batch in batches]
-    for number in passes_of_rank(model, lengths):
+    for own in passes_of_rank(model, lengths):
+        number = own.number
         if number is None:
-            yield idle_batch(of_step, settings.layout).to(settings.device), True
+            yield idle_batch(of_step, settings.layout).to(settings.device), False
             continue
         torch.manual_seed(hash64(settings.seed, step, number) >> 1)  # torch takes 63 bits
         is_packed = settings.layout is Layout.PACKED
         batch = pack_batch(groups[number], planned.shared_in(number)) if is_packed else batches[number]
-        yield batch.to(settings.device), False
+        yield batch.to(settings.device), own.counts

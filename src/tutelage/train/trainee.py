@@ -14,7 +14,7 @@ from tutelage.errors import ConfigError
 from tutelage.model.adapters import add_lora, is_adapted
 from tutelage.model.attention import AttentionChoice, choose_attention, register_attention
 from tutelage.model.load import build_from_config, grow_embeddings, load_model, read_config, set_dropout
-from tutelage.model.locate import locate_model
+from tutelage.model.locate import ModelFolder, locate_model
 from tutelage.model.lora_linear import narrow_frozen_matrices
 from tutelage.model.quantise import num_values
 from tutelage.parallel import agree
@@ -101,6 +101,9 @@ def _make_trainee(
     architecture = read_config(source)
     attention = choose_attention(architecture, device, config.model.attention)
     dtype = torch.bfloat16 if precision is Precision.BF16_PURE else torch.float32
+    tensor_parallel = agree.world_size() > 1 and config.train.parallel is Parallel.TENSOR
+    if tensor_parallel:
+        _require_weights_as_they_are(config, start, source, new_ids)
     if start is Start.RANDOM:
         if config.model.dropout is not None:
             set_dropout(architecture, config.model.dropout)
@@ -113,6 +116,7 @@ def _make_trainee(
             attention=attention.name,
             train_adapter=True,
             products=torch.float32 if precision is Precision.FP32 else torch.bfloat16,
+            tensor_parallel=tensor_parallel,
         ).model
     if is_adapted(model) and config.train.method is Method.FULL:
         raise ConfigError(
@@ -130,3 +134,16 @@ def _make_trainee(
         raise ConfigError("packed 4-bit matrices cannot be spread over ranks", mend="train.parallel=replicate")
     model = place_model(model, spread, device, products=torch.bfloat16 if precision is Precision.BF16 else None)
     return Trainee(model.train(), attention, spread, (source.base or source).folder, source.commit)
+
+
+def _require_weights_as_they_are(config: Config, start: Start, source: ModelFolder, new_ids: tuple[int, ...]) -> None:
+    """Refuse tensor parallelism where the model would be changed after it was loaded, by when no process has its weights whole."""
+    if config.train.method is Method.LORA or source.is_adapter:
+        reason = "adapters are not spread with the matrices that they are added to"
+    elif start is Start.RANDOM:
+        reason = "each process loads its part of the weights, and here there are none to load"
+    elif new_ids:
+        reason = f"the chat template brings {len(new_ids)} new tokens, and embeddings in parts cannot grow"
+    else:
+        return
+    raise ConfigError(f"train.parallel=tensor does not work here: {reason}", mend="train.parallel=shard")
