@@ -4,7 +4,8 @@ A rank gathers the weights of one decoder layer when it comes to it and lets the
 way back. What is outside of the layers (embeddings, last norm, head) is gathered for the whole pass, because the loss reads the
 head's weights beside the model's own forward pass.
 
-Everything here that concerns a sharded model is a no-op for a whole one, so that callers are written once. Where a docstring says
+A tensor-parallel model, which transformers loads in parts by the plan of its architecture, has tensors of the same kind; what is said
+of parts here holds for both. All of it is a no-op for a whole model, so that callers are written once. Where a docstring says
 "every rank", a rank that stays away leaves the others waiting.
 """
 
