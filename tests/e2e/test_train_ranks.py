@@ -102,7 +102,10 @@ def compare(one: Path, two: Path, *, rel: float) -> None:
     assert all(check["passed"] for check in checks)
 
 
-@pytest.mark.parametrize("more", [["train.method=lora"], ["train.precision=bf16", "train.gradient_checkpointing=true"]])
+BF16 = pytest.param(["train.precision=bf16", "train.gradient_checkpointing=true"], marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize("more", [["train.method=lora"], BF16])
 def test_two_processes_that_share_the_weights_leave_what_one_leaves(place: Path, more: list[str]) -> None:
     name = more[0].partition("=")[2]
     alone(place, f"{name}-one", *more)
