@@ -95,6 +95,16 @@ SPEED = (
     Case("15M, ordinary rows, bf16", "15M", ORDINARY, 4096, (FULL, OWN, FUSED), precision="bf16", goal=2.8),
     Case("15M, prompt-heavy rows, bf16", "15M", PROMPT_HEAVY, 4096, (FULL, OWN, FUSED), precision="bf16", goal=4.0),
     Case("100M, ordinary rows, bf16", "100M", ORDINARY, 2048, (FULL, OWN, FUSED), precision="bf16", goal=1.8),
+    Case(
+        "100M, ordinary rows, LoRA, bf16",
+        "100M",
+        ORDINARY,
+        2048,
+        (FULL, LORA, OWN, FUSED),
+        method="lora",
+        precision="bf16",
+        goal=3.0,
+    ),
 )
 MEMORY = tuple(
     Case(
