@@ -16,7 +16,15 @@ from tutelage.cli import edge
 from tutelage.cli.main import app
 
 VERBS = ("demo", "show", "check", "train", "pretrain", "merge", "chat", "report", "replay", "config", "lab")
-SUBVERBS = ("config schema", "config presets", "config launch", "config explain", "lab text", "lab lessons", "lab model")
+SUBVERBS = (
+    "config schema",
+    "config presets",
+    "config launch",
+    "config explain",
+    "lab text",
+    "lab lessons",
+    "lab model",
+)
 
 
 def run(*words: str) -> tuple[int, str]:
