@@ -113,13 +113,17 @@ class Renderer:
         self.extra_variables = dict(variables or {})
         self.variables = {**tokenizer.special_variables, **(variables or {})}
         self.template = template or _own_template(tokenizer, tools=False)
-        self._given = template is not None
+        self.given_template = template
         self._stops = StopFinder(tokenizer)
         if self.extra_variables:
             self._refuse_unread()
 
     def _refuse_unread(self) -> None:
-        templates = (self.template, _own_template(self.tokenizer, tools=True)) if not self._given else (self.template,)
+        templates = (
+            (self.template, _own_template(self.tokenizer, tools=True))
+            if self.given_template is None
+            else (self.template,)
+        )
         read = frozenset[str]().union(*(template.settings for template in templates if template is not None))
         read -= self.tokenizer.special_variables.keys()
         for name in self.extra_variables:
@@ -147,7 +151,7 @@ class Renderer:
 
     @cached_property
     def _tool_dialect(self) -> Dialect:
-        own = None if self._given else _own_template(self.tokenizer, tools=True)
+        own = None if self.given_template is not None else _own_template(self.tokenizer, tools=True)
         return (
             self._dialect
             if own is None or own.source == self._dialect.template.source

@@ -108,6 +108,7 @@ class Template:
             raise TemplateError(f"{name} is {len(source):,} characters long")
         try:
             self._compiled = self._environment.from_string(source)
+            self._compiled.globals = dict(self._compiled.globals)  # each rendering copies them: a chain of maps is slow
             tree = self._environment.parse(source)
         except _COMPILE_FAILURES as error:
             raise TemplateError(f"{name} is not a valid template: {_reason(error)}") from error

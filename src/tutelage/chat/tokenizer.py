@@ -50,6 +50,48 @@ class ControlToken:
     special: bool
 
 
+@dataclass(frozen=True)
+class TokenizerFacts:
+    """All that rendering asks of a tokenizer, as plain values that another process can be told.
+
+    `backend` is the JSON of the Rust tokenizer.
+    """
+
+    backend: str
+    chat_template: str | dict[str, str] | None
+    special_tokens: dict[str, str | list[str]]
+    bos_id: int | None
+    eos_id: int | None
+    pad_id: int | None
+    extra_eos_ids: tuple[int, ...]
+    new_ids: tuple[int, ...]
+
+
+class _Bare:
+    """In place of a tokenizer of transformers, whose import takes seconds: what `ChatTokenizer` reads of one."""
+
+    is_fast = True
+
+    def __init__(self, facts: TokenizerFacts) -> None:
+        from tokenizers import Tokenizer
+
+        self.backend_tokenizer = Tokenizer.from_str(facts.backend)
+        self.chat_template = facts.chat_template
+        self.special_tokens_map = facts.special_tokens
+        self.bos_token_id, self.eos_token_id, self.pad_token_id = facts.bos_id, facts.eos_id, facts.pad_id
+        self.added_tokens_decoder = self.backend_tokenizer.get_added_tokens_decoder()
+        self.deprecation_warnings: dict[str, bool] = {}
+
+    def __len__(self) -> int:
+        return int(self.backend_tokenizer.get_vocab_size(with_added_tokens=True))
+
+    def __call__(self, text: str, *, add_special_tokens: bool) -> dict[str, list[int]]:
+        return {"input_ids": self.backend_tokenizer.encode(text, add_special_tokens=add_special_tokens).ids}
+
+    def decode(self, ids: list[int], *, skip_special_tokens: bool) -> str:
+        return str(self.backend_tokenizer.decode(ids, skip_special_tokens=skip_special_tokens))
+
+
 class ChatTokenizer:
     """A fast tokenizer of transformers with what rendering needs. Make one with `load_tokenizer`."""
 
@@ -64,6 +106,26 @@ class ChatTokenizer:
         self.hf = hf
         self._extra_eos_ids = tuple(extra_eos_ids)
         self.new_ids = tuple(new_ids)  # tokens that the model's own tokenizer lacks: they need embeddings
+
+    @classmethod
+    def from_facts(cls, facts: TokenizerFacts) -> ChatTokenizer:
+        """Return a tokenizer that renders as the one of these facts does; it cannot be saved."""
+        return cls(_Bare(facts), extra_eos_ids=facts.extra_eos_ids, new_ids=facts.new_ids)
+
+    @property
+    def facts(self) -> TokenizerFacts:
+        """What a process that renders has to be told."""
+        templates = self.hf.chat_template
+        return TokenizerFacts(
+            backend=self.hf.backend_tokenizer.to_str(),
+            chat_template=dict(templates) if isinstance(templates, Mapping) else templates,
+            special_tokens=self.special_variables,
+            bos_id=self.bos_id,
+            eos_id=self.eos_id,
+            pad_id=self._optional(self.hf.pad_token_id),
+            extra_eos_ids=self._extra_eos_ids,
+            new_ids=self.new_ids,
+        )
 
     def with_special_tokens(self, tokens: Sequence[str]) -> ChatTokenizer:
         """Return a tokenizer that reads each of `tokens` as one special token; this one stays as it is."""

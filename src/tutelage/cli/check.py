@@ -114,6 +114,7 @@ def _probe(prepared: Prepared, config: Config) -> tuple[list[dict[str, Any]], st
 def _print_json(
     prepared: Prepared, problems: Sequence[TutelageError], warnings: Sequence[str], probes: Sequence[dict[str, Any]]
 ) -> None:
+    from tutelage.chat.documents import lengths_of
     from tutelage.cli.verdict import figures_of, histogram
 
     verdict = {
@@ -123,7 +124,7 @@ def _print_json(
         ],
         "warnings": warnings,
         "figures": figures_of(prepared),
-        "lengths": histogram([len(document) for document in prepared.documents]),
+        "lengths": histogram(lengths_of(prepared.documents).tolist()),
         "shares": prepared.mixture.realised_shares(),
         "contract": prepared.contract.to_json() if prepared.contract is not None else None,
         "ledger": prepared.ledger.to_json(),
@@ -153,7 +154,7 @@ def _print_findings(
     for account in prepared.ledger.sources.values():
         show(f"{escape(account.name)} read as {escape(account.taken_as or account.kind)}")
     _print_figures(prepared)
-    _print_lengths([len(document) for document in prepared.documents])
+    _print_lengths(prepared)
     _print_shares(prepared)
     for check in prepared.contract.checks if prepared.contract is not None else ():
         _print_check(check.passed, check.name, check.detail)
@@ -183,10 +184,11 @@ def _print_figures(prepared: Prepared) -> None:
         output().print(f"{count(figures['held_out_documents'], 'document')} held out")
 
 
-def _print_lengths(lengths: Sequence[int]) -> None:
+def _print_lengths(prepared: Prepared) -> None:
+    from tutelage.chat.documents import lengths_of
     from tutelage.cli.verdict import histogram
 
-    bins = histogram(lengths)
+    bins = histogram(lengths_of(prepared.documents).tolist())
     tallest = max((one.documents for one in bins), default=0)
     table = Table(box=None, pad_edge=False, show_header=False)
     for justify in ("left", "right", "left"):

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from tutelage.chat.documents import lengths_of, supervised_of
 from tutelage.chat.picture import count_typed_controls
 from tutelage.chat.pieces import Pieces
 from tutelage.chat.rendered import Rendered
@@ -104,7 +105,7 @@ def _token_warnings(prepared: Prepared, config: Config) -> Iterator[str]:
     if typed:
         yield f"documents with control strings typed as text: {typed:,}; `tutelage show` puts them first"
     limit = int(getattr(tokenizer.hf, "model_max_length", _UNLIMITED_TOKENS) or _UNLIMITED_TOKENS)
-    longest = max(map(len, documents), default=0)
+    longest = int(lengths_of(documents).max(initial=0))
     if longest > limit:
         yield f"the longest document has {longest:,} tokens, but the tokenizer says the model takes {limit:,}"
     if not prepared.held_out and not config.data.held_out_fraction:
@@ -120,7 +121,7 @@ def _share_warnings(prepared: Prepared) -> Iterator[str]:
 def figures_of(prepared: Prepared) -> dict[str, Any]:
     """Return the counts of the prepared data, by name."""
     tokens, supervised = total_tokens(prepared.documents)
-    lengths = np.array([len(document) for document in prepared.documents])
+    lengths = lengths_of(prepared.documents)
     return {
         "documents": len(prepared.documents),
         "held_out_documents": len(prepared.held_out),
@@ -134,7 +135,7 @@ def figures_of(prepared: Prepared) -> dict[str, Any]:
 
 def total_tokens(documents: Sequence[Rendered]) -> tuple[int, int]:
     """Return (all tokens, those with loss)."""
-    return sum(map(len, documents)), sum(document.supervised_tokens for document in documents)
+    return int(lengths_of(documents).sum()), int(supervised_of(documents).sum())
 
 
 def histogram(lengths: Sequence[int]) -> list[Bin]:

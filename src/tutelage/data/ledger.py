@@ -142,6 +142,20 @@ class Ledger:
         count.tokens += int(tokens)
         count.supervised += int(supervised)
 
+    def merge(self, part: Ledger) -> None:
+        """Add the rows, tokens and quarantine of a part of the rows, booked in a ledger of its own.
+
+        Raises: KeyError for a source without an account here.
+        """
+        for name, account in part.sources.items():
+            own = self.sources[name]
+            own.rows += account.rows
+            own.kept += account.kept
+            own.dropped.update(account.dropped)
+            for stage, count in account.tokens.items():
+                self.book_tokens(name, stage, count.tokens, count.supervised, documents=count.documents)
+        self.quarantine += part.quarantine
+
     @property
     def totals(self) -> SourceAccount:
         """The sum over all sources."""

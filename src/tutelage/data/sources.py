@@ -49,6 +49,16 @@ def read_source(config: SourceConfig, ledger: Ledger, *, max_bad_fraction: float
 
 def iter_source(config: SourceConfig, ledger: Ledger, *, max_bad_fraction: float = 0.0) -> Iterator[Record]:
     """Yield the records of a source as `read_source` does; the fraction of faulty rows is known, and judged, at the end."""
+    account, rows = open_rows(config, ledger)
+    yield from parse_rows(rows, account, config, ledger, max_bad_fraction=max_bad_fraction)
+    judge(account, ledger, max_bad_fraction)
+
+
+def open_rows(config: SourceConfig, ledger: Ledger) -> tuple[SourceAccount, Iterator[RawRow]]:
+    """Open the account of a source and find out what its rows are; return the account and the rows, none of them booked.
+
+    Raises: DataError when there is no such file, or the rows have no known layout.
+    """
     account = ledger.open_source(config.name or default_name(config.path), path=config.path)
     rows = islice(_iter_rows(config, account), config.limit)
     head = _head(rows)
@@ -56,8 +66,39 @@ def iter_source(config: SourceConfig, ledger: Ledger, *, max_bad_fraction: float
     if account.left_out:
         names = ", ".join(Path(file).name for file in account.left_out[:4])
         account.taken_as += f"; {len(account.left_out)} files of other splits left out: {names}"
-    yield from _parse_rows(chain(head, rows), account, config, ledger, max_bad_fraction)
-    judge(account, ledger, max_bad_fraction)
+    return account, chain(head, rows)
+
+
+def parse_rows(
+    rows: Iterable[RawRow],
+    account: SourceAccount,
+    config: SourceConfig,
+    ledger: Ledger,
+    *,
+    max_bad_fraction: float = 1.0,
+) -> Iterator[Record]:
+    """Yield the records of rows whose kind the account knows, and book every row.
+
+    Raises: DataError as `judge_so_far` does.
+    """
+    for row in rows:
+        account.rows += 1
+        try:
+            if row.problem is not None:
+                raise row.problem
+            if account.kind == "auto":
+                raise DataError(
+                    f"none of the first {DETECTION_LIMIT:,} rows of {account.path} can be read",
+                    mend="look at its first lines; if they are right, say what the rows are with `kind`",
+                )
+            record = parse_row(row.value, account.kind, config.columns, source=account.name, origin=row.origin)
+        except RowError as error:
+            excerpt = row.excerpt or json.dumps(row.value, ensure_ascii=False, default=str)[:EXCERPT_BYTES]
+            ledger.reject(account.name, row.origin, error.reason, error.cause, excerpt=excerpt)
+            judge_so_far(account, ledger, max_bad_fraction)
+            continue
+        account.kept += 1
+        yield record
 
 
 def judge(account: SourceAccount, ledger: Ledger, max_bad_fraction: float) -> None:
@@ -69,6 +110,15 @@ def judge(account: SourceAccount, ledger: Ledger, max_bad_fraction: float) -> No
         raise DataError(f"{account.path} has no rows", mend="remove it from the sources, or look into the file")
     if account.num_faulty / account.rows > max_bad_fraction:
         _stop(account, ledger, rows=f"{account.rows:,}")
+
+
+def judge_so_far(account: SourceAccount, ledger: Ledger, max_bad_fraction: float) -> None:
+    """Stop in the middle of a source where so many rows are faulty that there is no point in reading on.
+
+    Raises: DataError as `judge` does.
+    """
+    if max_bad_fraction == 0 and account.num_faulty >= MAX_FAULTS:
+        _stop(account, ledger, rows=f"the first {account.rows:,}")
 
 
 def find_files(path: str, *, split: str | None = None) -> list[Path]:
@@ -198,30 +248,6 @@ def _layout(config: SourceConfig, head: list[RawRow]) -> tuple[str, str]:
         (value for value in values if guess_kind(value, config.columns) == found), values[0] if values else {}
     )
     return found, describe(typical, found, config.columns) + (" (detected)" if kind == "auto" else "")
-
-
-def _parse_rows(
-    rows: Iterable[RawRow], account: SourceAccount, config: SourceConfig, ledger: Ledger, max_bad_fraction: float
-) -> Iterator[Record]:
-    for row in rows:
-        account.rows += 1
-        try:
-            if row.problem is not None:
-                raise row.problem
-            if account.kind == "auto":
-                raise DataError(
-                    f"none of the first {DETECTION_LIMIT:,} rows of {account.path} can be read",
-                    mend="look at its first lines; if they are right, say what the rows are with `kind`",
-                )
-            record = parse_row(row.value, account.kind, config.columns, source=account.name, origin=row.origin)
-        except RowError as error:
-            excerpt = row.excerpt or json.dumps(row.value, ensure_ascii=False, default=str)[:EXCERPT_BYTES]
-            ledger.reject(account.name, row.origin, error.reason, error.cause, excerpt=excerpt)
-            if max_bad_fraction == 0 and account.num_faulty >= MAX_FAULTS:
-                _stop(account, ledger, rows=f"the first {account.rows:,}")
-            continue
-        account.kept += 1
-        yield record
 
 
 def _stop(account: SourceAccount, ledger: Ledger, *, rows: str) -> None:

@@ -25,6 +25,7 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from tutelage.chat.documents import ids_of, lengths_of
 from tutelage.chat.rendered import Rendered
 
 # D documents, M entries of an epoch's order
@@ -134,7 +135,11 @@ def grow_tree(lengths: Sequence[int], shared: Sequence[int]) -> Tree:
 
 def common_prefix(one: Rendered, other: Rendered) -> int:
     """Return how many tokens two documents can share: those they begin with, but for the last token of either."""
-    return min(_alike(one.ids, other.ids), len(one) - 1, len(other) - 1)
+    return _common(one.ids, other.ids)
+
+
+def _common(one: npt.NDArray[np.int32], other: npt.NDArray[np.int32]) -> int:
+    return min(_alike(one, other), len(one) - 1, len(other) - 1)
 
 
 def _alike(one: npt.NDArray[np.int32], other: npt.NDArray[np.int32]) -> int:
@@ -246,10 +251,10 @@ def find_shared_prefixes(documents: Sequence[Rendered], pack_tokens: int) -> Sha
     Documents of one prompt are few, and share most of what they are. Where very many share a prefix, as the instructions of a
     task, only a long one is worth it: packs are then made of them alone.
     """
-    lengths = np.fromiter(map(len, documents), dtype=np.int64, count=len(documents))
-    families: list[list[Prefix]] = [[] for _ in documents]
-    for run in _that_begin_alike(documents, lengths):
-        common = [common_prefix(documents[a], documents[b]) for a, b in pairwise(run)]
+    lengths, ids = lengths_of(documents), ids_of(documents)
+    families: list[list[Prefix]] = [[] for _ in ids]
+    for run in _that_begin_alike(ids, lengths):
+        common = [_common(ids[a], ids[b]) for a, b in pairwise(run)]
         for first, end, tokens, few in _worth_it(common, lengths[run], pack_tokens):
             prefix = Prefix(run[first], tokens, few)
             for member in run[first:end]:
@@ -257,30 +262,30 @@ def find_shared_prefixes(documents: Sequence[Rendered], pack_tokens: int) -> Sha
     return SharedPrefixes(tuple(map(tuple, families)), pack_tokens)
 
 
-def _that_begin_alike(documents: Sequence[Rendered], lengths: Indices) -> Iterator[list[int]]:
+def _that_begin_alike(ids: Sequence[npt.NDArray[np.int32]], lengths: Indices) -> Iterator[list[int]]:
     """Yield groups of documents with the same first tokens, sorted by their tokens, so that the most alike are neighbours."""
     long_enough = np.flatnonzero(lengths > LEAST_SHARED_TOKENS).tolist()
     by_beginning: dict[bytes, list[int]] = {}
     for number in long_enough:
-        by_beginning.setdefault(documents[number].ids[:LEAST_SHARED_TOKENS].tobytes(), []).append(number)
+        by_beginning.setdefault(ids[number][:LEAST_SHARED_TOKENS].tobytes(), []).append(number)
     for group in by_beginning.values():
         if len(group) > 1:
-            yield _sorted_by_tokens(documents, group)
+            yield _sorted_by_tokens(ids, group)
 
 
-def _sorted_by_tokens(documents: Sequence[Rendered], group: list[int]) -> list[int]:
+def _sorted_by_tokens(ids: Sequence[npt.NDArray[np.int32]], group: list[int]) -> list[int]:
     """Return a group of documents in the order of their tokens, looking at few of them at a time."""
     found: list[int] = []
     unsorted = [(group, 0)]  # documents that agree up to an offset; the last are the next in order
     while unsorted:
         members, offset = unsorted.pop()
-        one = documents[members[0]].ids
+        one = ids[members[0]]
         if len(members) > 1:
-            offset += min(_alike(one[offset:], documents[number].ids[offset:]) for number in members[1:])
-        if len(members) == 1 or all(len(documents[number]) == offset for number in members):
+            offset += min(_alike(one[offset:], ids[number][offset:]) for number in members[1:])
+        if len(members) == 1 or all(len(ids[number]) == offset for number in members):
             found += members
             continue
-        windows = {number: documents[number].ids[offset : offset + SORTED_TOKENS] for number in members}
+        windows = {number: ids[number][offset : offset + SORTED_TOKENS] for number in members}
         # Big-endian bytes sort as the tokens do.
         keys = {number: window.astype(">u4").tobytes() for number, window in windows.items()}
         runs = [list(run) for _, run in groupby(sorted(members, key=keys.__getitem__), key=keys.__getitem__)]

@@ -12,15 +12,13 @@ import json
 import os
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from datetime import date
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
-
-from safetensors import SafetensorError
 
 import tutelage
 from tutelage.chat.render import Renderer
@@ -31,9 +29,9 @@ from tutelage.data.tables import HUB_PREFIX, is_saved_data_set
 from tutelage.errors import DataError, RunDirError
 from tutelage.files.atomic import new_folder, remove_staging, set_aside, write_json
 from tutelage.files.manifest import sha256_file, verify_manifest, write_manifest
-from tutelage.train.shards import Gathered, read_gathered, write_gathered
+from tutelage.train.shards import Gathered, read_gathered, write_books
 
-FORMAT = 1
+FORMAT = 2
 AUTO, OFF = "auto", "off"
 _LIBRARIES = ("jinja2", "numpy", "tokenizers", "transformers")
 _TOKENIZER_FILES = ("*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken", "additional_chat_templates/*")
@@ -114,28 +112,74 @@ def load(entry: Entry, config: Config) -> tuple[Gathered | None, list[str]]:
     return (gathered if _allowed(gathered, config) else None), []
 
 
-def store(entry: Entry, gathered: Gathered) -> list[str]:
-    """Keep what was prepared, and return what there is to say: nothing, or why it is not kept."""
-    read = {name: digest for account in gathered.ledger.sources.values() for name, digest in account.files.items()}
-    if read != entry.files:
-        return ["not kept in the cache: a data file changed while it was read"]
-    if gathered.contract is not None and not gathered.contract.passed:
-        return []
-    try:
-        with suppress(OSError):
-            remove_staging(entry.folder.parent, older_than_seconds=_ABANDONED_SECONDS)
-        with new_folder(entry.folder) as staging:
-            write_gathered(staging, gathered)
-            write_manifest(staging, about={"format": FORMAT, "tutelage": tutelage.__version__, "files": entry.files})
-    except RunDirError:
-        return []  # another process kept the same documents meanwhile
-    except OSError as error:
-        if entry.folder.is_dir():
-            return []
-        return [f"not kept in the cache {entry.folder.parent}: {error.strerror or error}"]
-    except (SafetensorError, TypeError, ValueError) as error:  # a full disk; a tool described by what JSON cannot hold
-        return [f"not kept in the cache {entry.folder.parent}: {error}"]
-    return []
+class Maker:
+    """A cache entry in the making: a staging folder, which becomes the entry when `keep` says so and is removed else.
+
+    `folder` is None where nothing is kept: there is no entry to make, or no place for one, and then `news` says why.
+    """
+
+    def __init__(self, entry: Entry | None) -> None:
+        self.news: list[str] = []
+        self.folder: Path | None = None
+        self._entry = entry
+        self._staging = ExitStack()
+        if entry is None:
+            return
+        try:
+            with suppress(OSError):
+                remove_staging(entry.folder.parent, older_than_seconds=_ABANDONED_SECONDS)
+            self.folder = self._staging.enter_context(new_folder(entry.folder))
+        except RunDirError:
+            pass  # another process kept the same documents meanwhile
+        except OSError as error:
+            self.news.append(f"not kept in the cache {entry.folder.parent}: {error.strerror or error}")
+
+    def __enter__(self) -> Maker:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._give_up()
+
+    def keep(self, gathered: Gathered, *, problem: str = "") -> None:
+        """Let the staging folder, which holds the documents, become the entry, unless there is a reason not to.
+
+        What was mapped from the folder stays mapped, whatever becomes of it.
+        """
+        entry = self._entry
+        if entry is None or self.folder is None:
+            return
+        read = {name: digest for account in gathered.ledger.sources.values() for name, digest in account.files.items()}
+        if problem:
+            self._say(problem)
+        elif read != entry.files:
+            self.news.append("not kept in the cache: a data file changed while it was read")
+        elif gathered.contract is None or gathered.contract.passed:
+            try:
+                write_books(self.folder, gathered)
+                about = {"format": FORMAT, "tutelage": tutelage.__version__, "files": entry.files}
+                write_manifest(self.folder, about=about)
+                self._staging.close()
+            except RunDirError:
+                pass  # as above
+            except OSError as error:
+                if not entry.folder.is_dir():
+                    self._say(error.strerror or str(error))
+            except (TypeError, ValueError) as error:  # a tool described by what JSON cannot hold
+                self._say(str(error))
+
+    def _say(self, problem: str) -> None:
+        assert self._entry is not None
+        self.news.append(f"not kept in the cache {self._entry.folder.parent}: {problem}")
+
+    def _give_up(self) -> None:
+        """Let the staging folder see an error, upon which it is removed; one that is settled already sees nothing."""
+        reason = GivenUpError()
+        with suppress(GivenUpError):
+            self._staging.__exit__(GivenUpError, reason, None)
+
+
+class GivenUpError(Exception):
+    """What was prepared is not kept."""
 
 
 def _set_aside(folder: Path) -> str:
@@ -166,7 +210,7 @@ def _files_of(source: SourceConfig) -> list[Path] | None:
 
 def _options(config: Config) -> dict[str, Any]:
     """Return the options that decide what is prepared. Rules that only stop a run are asked anew: see `_allowed`."""
-    options = config.data.model_dump(mode="json", exclude={"train", "held_out", "cache", "max_bad_fraction"})
+    options = config.data.model_dump(mode="json", exclude={"train", "held_out", "cache", "max_bad_fraction", "workers"})
     if config.data.too_long is TooLong.ERROR:
         options["too_long"] = TooLong.DROP.value
     seed = config.train.seed if config.data.held_out_fraction else None
@@ -233,7 +277,7 @@ def _code_files() -> Iterator[Path]:
     package = Path(tutelage.__file__).parent
     for room in ("chat", "data"):
         yield from sorted(file for file in (package / room).rglob("*") if file.suffix in (".py", ".jinja"))
-    yield from (package / "train" / name for name in ("prepare.py", "shards.py"))
+    yield from (package / "train" / name for name in ("prepare.py", "chunks.py", "shards.py"))
 
 
 def _version(library: str) -> str | None:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tutelage.chat.documents import lengths_of, supervised_of
 from tutelage.chat.pieces import Pieces
 from tutelage.chat.rendered import Part, Rendered
 from tutelage.config.schema import Config
@@ -24,8 +25,8 @@ SHOWN_TOKENS = 400
 
 def describe_plan(prepared: Prepared, plan: RunPlan, config: Config) -> dict[str, Any]:
     """Return the content of `plan.json` that is known without a model."""
-    lengths = np.array([len(document) for document in prepared.documents])
-    supervised = np.array([document.supervised_tokens for document in prepared.documents])
+    lengths = lengths_of(prepared.documents)
+    supervised = supervised_of(prepared.documents)
     books = prepared.ledger.totals
     return {
         "documents": len(prepared.documents),
@@ -84,13 +85,12 @@ def picture_masks(prepared: Prepared) -> dict[str, Any]:
     """Return the content of `masks.json`: the first documents, the longest and the least supervised, token by token."""
     documents, pieces = prepared.documents, Pieces(prepared.tokenizer)
     chosen: dict[int, str] = {}
-    by_length = sorted(range(len(documents)), key=lambda i: -len(documents[i]))
-    by_share = sorted(range(len(documents)), key=lambda i: documents[i].supervised_tokens / len(documents[i]))
-    for index, why in [(0, "first"), (1, "second"), *((i, "longest") for i in by_length[:1])]:
-        if index < len(documents):
+    if documents:
+        lengths = lengths_of(documents)
+        share = supervised_of(documents) / lengths
+        reasons = [(0, "first"), (min(1, len(lengths) - 1), "second")]
+        for index, why in [*reasons, (int(lengths.argmax()), "longest"), (int(share.argmin()), "least supervised")]:
             chosen.setdefault(index, why)
-    for index in by_share[:1]:
-        chosen.setdefault(index, "least supervised")
     return {"documents": [_picture(documents[i], why, pieces) for i, why in chosen.items()]}
 
 

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 from torch import nn
 
+from tutelage.chat.documents import lengths_of
 from tutelage.chat.rendered import Rendered
 from tutelage.config.schema import Checkpointing, Config, Layout, Method, TrainConfig
 from tutelage.errors import ConfigError
@@ -122,7 +122,7 @@ def predict_step(
 
 def largest_batch(plan: RunPlan, documents: Sequence[Rendered], settings: StepSettings) -> tuple[Batch, bool]:
     """Return the batch with the most tokens of all steps, and whether a rank has several in a step."""
-    lengths = np.array([len(document) for document in documents])
+    lengths = lengths_of(documents)
     if settings.layout is Layout.PACKED:
         most = max(len(step.packs) for step in plan.steps)
         passes = ((pack, step.shared_in(n)) for step in plan.steps for n, pack in enumerate(step.packs))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
+from tutelage.chat.documents import lengths_of
 from tutelage.chat.rendered import Rendered
 from tutelage.config.schema import Layout
 from tutelage.errors import IsolationError
@@ -107,7 +108,8 @@ def _documents_to_probe(steps: Sequence[Step], documents: Sequence[Rendered]) ->
             if len(pack) > 1:
                 return list(pack[:MOST_PROBED_DOCUMENTS])
     seen = dict.fromkeys(index for step in steps for index in step.documents)
-    return sorted(seen, key=lambda index: len(documents[index]))[:2]
+    lengths = lengths_of(documents)
+    return sorted(seen, key=lambda index: int(lengths[index]))[:2]
 
 
 def _check(result: ProbeResult) -> Check:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
+from tutelage.chat.documents import digests_of, lengths_of, loss_weights_of
 from tutelage.chat.rendered import Rendered
 from tutelage.config.schema import Config
 from tutelage.data.mixture import Mixture
@@ -67,9 +68,7 @@ class RunPlan:
     def fingerprint(self, documents: Sequence[Rendered]) -> str:
         """Return 32 hex digits of what is trained on, token for token, in which order."""
         digest = hashlib.sha256()
-        for document in documents:
-            digest.update(document.ids.tobytes())
-            digest.update(document.weights.tobytes())
+        digest.update(digests_of(documents))
         for step in self.steps:
             for number, pack in enumerate(step.packs):
                 shared = step.shared[number] if step.shared else ()
@@ -98,8 +97,7 @@ def plan_run(
 
 
 def _plan_run(documents: Sequence[Rendered], mixture: Mixture, config: Config, sharing: Sharing) -> RunPlan:
-    lengths = np.array([len(document) for document in documents], dtype=np.int64)
-    weights = loss_weights(documents)
+    lengths, weights = lengths_of(documents), loss_weights_of(documents)
     options = PlanOptions.from_config(config)
     limit = config.train.max_steps
     steps: list[Step] = []
@@ -115,11 +113,6 @@ def _plan_run(documents: Sequence[Rendered], mixture: Mixture, config: Config, s
             "no document is left to train on", mend="look at the ledger: `tutelage check` shows every drop"
         )
     return RunPlan(tuple(steps[:limit]), tuple(epochs[:limit]), _slot_tokens(options), sharing)
-
-
-def loss_weights(documents: Sequence[Rendered]) -> npt.NDArray[np.float64]:
-    """Return the sum of loss weights of each document [N]; the first token is never predicted and never counts."""
-    return np.array([document.weights[1:].sum(dtype=np.float64) for document in documents], dtype=np.float64)
 
 
 def _orders(mixture: Mixture, epochs: float) -> Iterator[tuple[int, npt.NDArray[np.int64]]]:

@@ -1,41 +1,48 @@
 """From a configuration to documents ready to be planned: read, split, render, fit, check, mix. Needs no torch.
 
-Each row that does not get through is dropped through the ledger, for a named reason; each token that does is booked.
+Rows stream through: they are read, made into documents a chunk at a time, here or by worker processes, and put on disk a
+shard at a time, so that memory does not grow with the data. Each row that does not get through is dropped through the
+ledger, for a named reason; each token that does is booked.
 """
 
 # D documents of one source
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
-
-import numpy as np
+from pathlib import Path
 
 from tutelage.chat.contract import ContractReport, check_contract
-from tutelage.chat.fit import fit, windows
-from tutelage.chat.render import Renderer, RenderFailure, RenderOptions
+from tutelage.chat.documents import lengths_of
+from tutelage.chat.render import Renderer, RenderOptions
 from tutelage.chat.rendered import Rendered
 from tutelage.chat.template import load_template, special_tokens_needed
 from tutelage.chat.tokenizer import ChatTokenizer, load_tokenizer
 from tutelage.config.schema import Config, SourceConfig, TooLong
-from tutelage.data.conversation import Conversation, Document, PreferencePair
+from tutelage.data.conversation import Conversation
 from tutelage.data.ledger import Ledger
 from tutelage.data.mixture import Mixture, MixtureSource
-from tutelage.data.reasons import Reason
-from tutelage.data.sources import judge, read_source
-from tutelage.data.split import is_held_out
-from tutelage.errors import ConfigError
+from tutelage.data.sources import find_files, judge, judge_so_far, open_rows
+from tutelage.data.tables import HUB_PREFIX, is_saved_data_set
+from tutelage.errors import DataError
 from tutelage.model.locate import locate_model
 from tutelage.train import cache
-from tutelage.train.shards import Gathered, Trainable
+from tutelage.train.chunks import HELD_OUT, STAGES, TRAIN, Chunk, Kit, Made, Trainable, chunks_of, make
+from tutelage.train.shards import Gathered, Shelf
+from tutelage.train.workers import Workers
 
 CONTRACT_CONVERSATIONS = 64
-PROGRESS_RECORDS = 256
 SHOWN_RECORDS = 256
 
+MOST_AUTO_WORKERS = 16  # one process cannot read rows for more
+WORTH_WORKERS_BYTES = 8 << 20  # some seconds of work; a worker begins within one
+GZIP_RATIO = 4  # of JSON, about
+
 Progress = Callable[[str, int, int], None]
-"""Called as (what is being done, how much is done, how much there is)."""
+"""Called as (what is being done, how much is done, how much there is as far as is known)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,8 +55,8 @@ class Prepared:
     `news` says where the documents came from, in lines for people.
     """
 
-    documents: tuple[Rendered, ...]
-    held_out: tuple[Rendered, ...]
+    documents: Sequence[Rendered]
+    held_out: Sequence[Rendered]
     sources: tuple[str, ...]
     mixture: Mixture
     ledger: Ledger
@@ -63,6 +70,11 @@ class Prepared:
     def tokenizer(self) -> ChatTokenizer:
         """The tokenizer that made the documents."""
         return self.renderer.tokenizer
+
+    @property
+    def longest_tokens(self) -> int:
+        """Tokens of the longest document, held out or not."""
+        return max(int(lengths_of(side).max(initial=0)) for side in (self.documents, self.held_out))
 
     @property
     def new_ids(self) -> tuple[int, ...]:
@@ -93,28 +105,28 @@ def prepare(
     if entry is not None:
         found, said = cache.load(entry, config)
         news += said
-    came = "made anew" if found is None else f"from the cache (data.cache={config.data.cache})"
+    came = f"from the cache (data.cache={config.data.cache})"
     if found is None:
-        found = _gather(config, own, tell, lenient=lenient)
-        news += cache.store(entry, found) if entry is not None else []
+        count, reason = num_workers(config) if renderer is None else (0, "a renderer of the caller's own")
+        came = f"made anew by {count} worker processes ({reason})" if count else f"made anew in this process ({reason})"
+        found, said = _made_anew(Kit(config, own), entry, count, tell, lenient=lenient)
+        news += said
     news.append(f"prepared documents: {came}, {len(found.documents) + len(found.held_out):,} documents")
     return _prepared(found, config, own, tuple(news))
 
 
 def _prepared(found: Gathered, config: Config, renderer: Renderer, news: tuple[str, ...]) -> Prepared:
     names = tuple(found.ledger.sources)
-    by_source: dict[str, list[Rendered]] = {name: [] for name in names}
-    for document in found.documents:
-        by_source[document.source].append(document)
     settings = zip(names, config.data.train, strict=False)  # held-out sources come behind those to train on
-    mixture = Mixture(
-        [_mixture_source(name, by_source[name], source) for name, source in settings], seed=config.train.seed
-    )
+    sources, start = [], 0
+    for name, source in settings:
+        sources.append(_mixture_source(name, found, start, source))
+        start += sources[-1].num_documents
     return Prepared(
         documents=found.documents,
         held_out=found.held_out,
         sources=names,
-        mixture=mixture,
+        mixture=Mixture(sources, seed=config.train.seed),
         ledger=found.ledger,
         contract=found.contract,
         renderer=renderer,
@@ -124,41 +136,132 @@ def _prepared(found: Gathered, config: Config, renderer: Renderer, news: tuple[s
     )
 
 
-def _gather(config: Config, renderer: Renderer, tell: Progress, *, lenient: bool) -> Gathered:
-    """Read, split, render, fit and check."""
-    ledger = Ledger()
-    train: list[Trainable] = []
-    held_out: list[Trainable] = []
-    for number, source in enumerate(config.data.train):
-        tell("reading", number, len(config.data.train))
-        for record in _read(source, ledger, config):
-            away = is_held_out(record, config.data.held_out_fraction, seed=config.train.seed)
-            (held_out if away else train).append(record)
-    tell("reading", len(config.data.train), len(config.data.train))
-    for source in config.data.held_out:
-        held_out += _read(source, ledger, config)
-    contract = _contract(renderer, [*train, *held_out])
-    if contract is not None and not lenient:
-        contract.raise_if_broken()
-
-    documents, oversized = _render(renderer, train, config, ledger, "train", tell)
-    held_out_documents, held_out_oversized = _render(renderer, held_out, config, ledger, "held_out", tell)
-    ledger.check_balanced()
-    for account in ledger.sources.values():
-        judge(account, ledger, config.data.max_bad_fraction)  # now with the rows that the template refused
-    return Gathered(
-        documents=tuple(documents),
-        held_out=tuple(held_out_documents),
-        ledger=ledger,
-        contract=contract,
-        records=_shown(train),
-        held_out_records=_shown(held_out),
-        oversized=oversized + held_out_oversized,
+def _mixture_source(name: str, found: Gathered, start: int, source: SourceConfig) -> MixtureSource:
+    booked = found.ledger.sources[name].tokens.get(TRAIN)
+    own = slice(start, start + (0 if booked is None else booked.documents))
+    return MixtureSource(
+        name=name,
+        num_documents=own.stop - own.start,
+        tokens=found.documents.lengths[own],
+        supervised=found.documents.supervised[own],
+        weight=source.weight,
+        share=source.share,
+        epochs=source.epochs,
     )
 
 
-def _shown(records: Sequence[Trainable]) -> tuple[Trainable, ...]:
-    return tuple(replace(record, metadata={}) for record in records[:SHOWN_RECORDS])
+def num_workers(config: Config) -> tuple[int, str]:
+    """Return how many worker processes to prepare with, 0 for none, and why."""
+    if config.data.workers is not None:
+        return config.data.workers, f"data.workers={config.data.workers}"
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    own = min(MOST_AUTO_WORKERS, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    if own < 2:
+        return 0, "one core"
+    size = _data_bytes(config)
+    if size is not None and size < WORTH_WORKERS_BYTES:
+        return 0, f"{size / 2**20:.1f} MiB are read before workers have begun"
+    return own, f"{cores} cores"
+
+
+def _data_bytes(config: Config) -> int | None:
+    """Return about how many bytes of rows there are to read; None where nobody knows."""
+    size = 0
+    for source in (*config.data.train, *config.data.held_out):
+        if source.path.startswith(HUB_PREFIX) or is_saved_data_set(Path(source.path)):
+            return None
+        try:
+            files = find_files(source.path, split=source.split)
+        except DataError:
+            return 0  # reading will say it, and better
+        size += sum(file.stat().st_size * (GZIP_RATIO if file.suffix == ".gz" else 1) for file in files)
+    return size
+
+
+def _made_anew(
+    kit: Kit, entry: cache.Entry | None, count: int, tell: Progress, *, lenient: bool
+) -> tuple[Gathered, list[str]]:
+    """Return what preparation gives, kept in the cache where there is an entry to make, and what there is to say."""
+    with cache.Maker(entry) as maker:
+        shelves = {stage: Shelf(stage, maker.folder) for stage in STAGES}
+        with Workers(kit, count) if count else nullcontext() as workers:
+            gathered = _Gathering(kit, shelves, tell, lenient=lenient).run(workers)
+        problems = [shelf.problem for shelf in shelves.values() if shelf.problem]
+        maker.keep(gathered, problem=problems[0] if problems else "")
+    return gathered, maker.news
+
+
+class _Gathering:
+    """One pass over all rows of all sources."""
+
+    def __init__(self, kit: Kit, shelves: dict[str, Shelf], tell: Progress, *, lenient: bool) -> None:
+        self._kit = kit
+        self._shelves = shelves
+        self._tell = tell
+        self._lenient = lenient
+        self._ledger = Ledger()
+        self._records: dict[str, list[Trainable]] = {stage: [] for stage in STAGES}
+        self._conversations: dict[str, list[Trainable]] = {stage: [] for stage in STAGES}
+        self._contract: ContractReport | None = None
+        self._read = self._done = self._oversized = 0
+
+    def run(self, workers: Workers | None) -> Gathered:
+        """Read, make and take everything.
+
+        Raises: DataError and TemplateError as `prepare` does.
+        """
+        chunks = self._chunks()
+        for made in workers.map(chunks) if workers else (make(self._kit, chunk) for chunk in chunks):
+            self._take(made)
+        self._tell("preparing rows", self._done, self._done)
+        self._check_contract()
+        self._ledger.check_balanced()
+        for account in self._ledger.sources.values():
+            judge(account, self._ledger, self._kit.config.data.max_bad_fraction)
+        return Gathered(
+            documents=self._shelves[TRAIN].documents(),
+            held_out=self._shelves[HELD_OUT].documents(),
+            ledger=self._ledger,
+            contract=self._contract,
+            records=tuple(self._records[TRAIN]),
+            held_out_records=tuple(self._records[HELD_OUT]),
+            oversized=self._oversized,
+        )
+
+    def _chunks(self) -> Iterator[Chunk]:
+        for number, source in enumerate(self._kit.sources):
+            account, rows = open_rows(source, self._ledger)
+            for chunk in chunks_of(rows, number, account):
+                self._read += len(chunk.rows)
+                yield replace(
+                    chunk,
+                    shown=SHOWN_RECORDS - min(map(len, self._records.values())),
+                    conversations=CONTRACT_CONVERSATIONS - len(self._conversations[TRAIN]),
+                )
+
+    def _take(self, made: Made) -> None:
+        for stage, columns in made.columns.items():
+            self._shelves[stage].add(columns)
+            self._records[stage] += made.records[stage][: SHOWN_RECORDS - len(self._records[stage])]
+            more = CONTRACT_CONVERSATIONS - len(self._conversations[stage])
+            self._conversations[stage] += made.conversations[stage][:more]
+        self._oversized += made.oversized
+        self._ledger.merge(made.ledger)
+        for name in made.ledger.sources:
+            self._done += made.ledger.sources[name].rows
+            judge_so_far(self._ledger.sources[name], self._ledger, self._kit.config.data.max_bad_fraction)
+        if len(self._conversations[TRAIN]) == CONTRACT_CONVERSATIONS:
+            self._check_contract()
+        self._tell("preparing rows", self._done, self._read)
+
+    def _check_contract(self) -> None:
+        """Check the render contract, once, on the first conversations; they use every template that the run does."""
+        first = [*self._conversations[TRAIN], *self._conversations[HELD_OUT]]
+        conversations = [record for record in first if isinstance(record, Conversation)]
+        if self._contract is None and conversations:
+            self._contract = check_contract(self._kit.renderer, conversations[:CONTRACT_CONVERSATIONS])
+            if not self._lenient:
+                self._contract.raise_if_broken()
 
 
 def build_renderer(config: Config) -> Renderer:
@@ -184,76 +287,3 @@ def _without_limits(config: Config) -> Config:
     return config.model_copy(
         update={"data": config.data.model_copy(update={"max_bad_fraction": 1.0, "too_long": too_long})}
     )
-
-
-def _read(source: SourceConfig, ledger: Ledger, config: Config) -> list[Trainable]:
-    records = read_source(source, ledger, max_bad_fraction=config.data.max_bad_fraction)
-    trainable = [record for record in records if not isinstance(record, PreferencePair)]
-    if len(trainable) < len(records):
-        name = list(ledger.sources)[-1]
-        raise ConfigError(
-            f"source {name!r} holds preference pairs, which supervised fine-tuning cannot use",
-            mend="map its columns to train on the chosen answers: kind: prompt_completion, columns: {completion: chosen}",
-        )
-    return trainable
-
-
-def _contract(renderer: Renderer, records: Sequence[Trainable]) -> ContractReport | None:
-    """Check the render contract on the first conversations; they use every template that the run does."""
-    conversations = [record for record in records if isinstance(record, Conversation)]
-    if not conversations:
-        return None
-    return check_contract(renderer, conversations[:CONTRACT_CONVERSATIONS])
-
-
-def _mixture_source(name: str, documents: Sequence[Rendered], source: SourceConfig) -> MixtureSource:
-    return MixtureSource(
-        name=name,
-        num_documents=len(documents),
-        tokens=np.array([len(document) for document in documents], dtype=np.int64),
-        supervised=np.array([document.supervised_tokens for document in documents], dtype=np.int64),
-        weight=source.weight,
-        share=source.share,
-        epochs=source.epochs,
-    )
-
-
-def _render(
-    renderer: Renderer, records: Sequence[Trainable], config: Config, ledger: Ledger, stage: str, tell: Progress
-) -> tuple[list[Rendered], int]:
-    """Return the documents of `records` that can be learned from, and how many were too long for `data.max_tokens`;
-    book what became of each record's tokens."""
-    documents: list[Rendered] = []
-    oversized = 0
-    for number, (record, result) in enumerate(zip(records, renderer.render_many(records), strict=True)):
-        if number % PROGRESS_RECORDS == 0:
-            tell(f"rendering {stage.replace('_', ' ')}", number, len(records))
-        if isinstance(result, RenderFailure):
-            ledger.drop(record, result.cause, str(result.problem))
-            continue
-        if isinstance(record, Document):
-            fitted = result = [window for text in result for window in windows(text, config.data.max_tokens)]
-        else:
-            oversized += sum(len(document) > config.data.max_tokens for document in result)
-            fitted = fit(record, result, config.data.max_tokens, config.data.too_long, renderer, ledger)
-        kept = [document for document in fitted if document.supervised_tokens]
-        if fitted and not kept:
-            ledger.drop(record, Reason.NOTHING_TO_TRAIN, "no token of it carries loss")
-        _book(ledger, record.source, result, kept, stage)
-        documents += kept
-    tell(f"rendering {stage.replace('_', ' ')}", len(records), len(records))
-    return documents, oversized
-
-
-def _book(ledger: Ledger, source: str, rendered: Sequence[Rendered], kept: Sequence[Rendered], stage: str) -> None:
-    counts = {
-        name: (sum(map(len, group)), sum(document.supervised_tokens for document in group), len(group))
-        for name, group in (("rendered", rendered), (stage, kept))
-    }
-    for name, (tokens, supervised, number) in counts.items():
-        ledger.book_tokens(source, name, tokens, supervised, documents=number)
-    (tokens, supervised, number), (kept_tokens, kept_supervised, kept_number) = counts["rendered"], counts[stage]
-    if (tokens, supervised) != (kept_tokens, kept_supervised):
-        ledger.book_tokens(
-            source, "dropped", tokens - kept_tokens, supervised - kept_supervised, documents=number - kept_number
-        )

@@ -34,7 +34,7 @@ def preview(config: Config) -> dict[str, Any]:
     attention = choose_attention(architecture, device, config.model.attention)
     with torch.device("meta"):
         model: torch.nn.Module = build_from_config(architecture, seed=config.train.seed, attention=attention.name)
-        require_room(model, max(map(len, (*prepared.documents, *prepared.held_out))))
+        require_room(model, prepared.longest_tokens)
         if arithmetic.precision is Precision.BF16_PURE:
             model = model.to(torch.bfloat16)
         if config.model.quantisation is Quantisation.NF4:

@@ -92,7 +92,7 @@ def set_scene(resolved: Resolved, journal: Journal, narrator: Narrator, *, start
     meter = PeakMeter(device)
     arithmetic = _arithmetic(config, run, start, device)
     trainee = make_trainee(config, start=start, device=device, precision=arithmetic.precision, new_ids=prepared.new_ids)
-    require_room(trainee.model, max(map(len, (*prepared.documents, *prepared.held_out))))
+    require_room(trainee.model, prepared.longest_tokens)
     settings = _settings(config, plan, prepared, arithmetic, device)
     layout = choose_layout(
         settings.layout,

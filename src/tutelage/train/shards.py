@@ -1,33 +1,32 @@
-"""Prepared documents on disk: one safetensors file of tokens a stage, memory-mapped when read, and JSON for the rest.
+"""Prepared documents on disk: safetensors files of so many tokens each, memory-mapped when read, and JSON for the rest.
 
 A folder holds everything that preparation found out, and nothing that is code: arrays, books and plain text.
 """
 
-# D documents, T tokens of all documents together
-
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from tutelage.chat.contract import Check, ContractReport
-from tutelage.chat.rendered import Rendered
+from tutelage.chat.documents import Columns, Documents, joined
 from tutelage.data.conversation import Conversation, Document, Json, Message, Origin, Role, ToolCall
 from tutelage.data.ledger import Ledger
 from tutelage.files.atomic import write_text
+from tutelage.train.chunks import HELD_OUT, TRAIN, Trainable
 
-Trainable: TypeAlias = Conversation | Document
+SHARD_TOKENS = 8_000_000  # 32 MB of ids
 
 _BOOKS = "books.json"
-_DTYPES = {"I64": np.int64, "I32": np.int32, "F32": np.float32, "I8": np.int8}
+_DTYPES = {"F64": np.float64, "I64": np.int64, "I32": np.int32, "F32": np.float32, "I8": np.int8, "U8": np.uint8}
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,8 +38,8 @@ class Gathered:
     conversations that were longer than `data.max_tokens`, whatever became of them.
     """
 
-    documents: tuple[Rendered, ...]
-    held_out: tuple[Rendered, ...]
+    documents: Documents
+    held_out: Documents
     ledger: Ledger
     contract: ContractReport | None
     records: tuple[Trainable, ...]
@@ -48,17 +47,60 @@ class Gathered:
     oversized: int = 0
 
 
-def write_gathered(staging: Path, gathered: Gathered) -> None:
-    """Write into an empty staging folder; `read_gathered` gives back the same."""
-    _write_documents(staging, "train", gathered.documents)
-    _write_documents(staging, "held_out", gathered.held_out)
+class Shelf:
+    """Takes the documents of one stage as they are made, and puts them on disk a shard at a time.
+
+    No more than a shard is held in memory, unless there is no folder, or its disk refuses: `problem` says so, and what
+    could not be written stays in memory.
+    """
+
+    def __init__(self, stage: str, folder: Path | None) -> None:
+        self.problem = ""
+        self._stage = stage
+        self._folder = folder
+        self._pending: list[Columns] = []
+        self._tokens = 0
+        self._shards: list[Columns] = []
+
+    def add(self, columns: Columns) -> None:
+        """Take the documents that come next."""
+        self._pending.append(columns)
+        self._tokens += len(columns["ids"])
+        if self._tokens >= SHARD_TOKENS:
+            self._settle()
+
+    def documents(self) -> Documents:
+        """Return all documents, those on disk mapped into memory."""
+        if any(len(columns["lengths"]) for columns in self._pending):
+            self._settle()
+        return Documents(self._shards)
+
+    def _settle(self) -> None:
+        shard: Columns = joined(self._pending)
+        self._pending, self._tokens = [], 0
+        if self._folder is not None and not self.problem:
+            try:
+                shard = _written(self._folder, f"{self._stage}-{len(self._shards):06d}.safetensors", shard)
+            except (OSError, SafetensorError) as error:  # a full disk
+                self.problem = str(error)
+        self._shards.append(shard)
+
+
+def _written(staging: Path, name: str, shard: Columns) -> Columns:
+    """Return the shard mapped from the file to which it was written."""
+    save_file(dict(shard), staging / name)
+    return _mapped(staging / name)
+
+
+def write_books(staging: Path, gathered: Gathered) -> None:
+    """Write beside the documents, which shelves have put there; `read_gathered` then gives back the same."""
     contract = gathered.contract
     books = {
         "ledger": gathered.ledger.to_json()["sources"],
         "quarantine": [vars(entry) for entry in gathered.ledger.quarantine],
         "contract": None if contract is None else contract.to_json(),
-        "records": [_record_json(record) for record in gathered.records],
-        "held_out_records": [_record_json(record) for record in gathered.held_out_records],
+        "records": [record_to_json(record) for record in gathered.records],
+        "held_out_records": [record_to_json(record) for record in gathered.held_out_records],
         "oversized": gathered.oversized,
     }
     _write_exact(staging / _BOOKS, books)
@@ -67,74 +109,23 @@ def write_gathered(staging: Path, gathered: Gathered) -> None:
 def read_gathered(folder: Path) -> Gathered:
     """Return what a folder holds; the tokens stay on disk until they are looked at.
 
-    Raises: OSError, ValueError or LookupError when the files are not what `write_gathered` writes.
+    Raises: OSError, ValueError or LookupError when the files are not what a preparation writes.
     """
     books = json.loads((folder / _BOOKS).read_bytes())
     contract = books["contract"]
     return Gathered(
-        documents=_read_documents(folder, "train"),
-        held_out=_read_documents(folder, "held_out"),
+        documents=_read_documents(folder, TRAIN),
+        held_out=_read_documents(folder, HELD_OUT),
         ledger=Ledger.from_books(books["ledger"], books["quarantine"]),
         contract=None if contract is None else ContractReport(tuple(Check(**check) for check in contract)),
-        records=tuple(map(_record, books["records"])),
-        held_out_records=tuple(map(_record, books["held_out_records"])),
+        records=tuple(map(record_from_json, books["records"])),
+        held_out_records=tuple(map(record_from_json, books["held_out_records"])),
         oversized=books["oversized"],
     )
 
 
-def _write_documents(staging: Path, name: str, documents: Sequence[Rendered]) -> None:
-    """Write tokens end to end. Shapes: ids, weights, message, part [T]; edges [D + 1]; stage, typed_controls [D]."""
-    lengths = np.fromiter(map(len, documents), dtype=np.int64, count=len(documents))
-    columns: dict[str, npt.NDArray[Any]] = {
-        "edges": np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(lengths)]),
-        "ids": _end_to_end([document.ids for document in documents], np.int32),
-        "weights": _end_to_end([document.weights for document in documents], np.float32),
-        "message": _end_to_end([document.message for document in documents], np.int32),
-        "part": _end_to_end([document.part for document in documents], np.int8),
-        "stage": np.array([document.stage for document in documents], dtype=np.int32),
-        "typed_controls": np.array([document.typed_controls for document in documents], dtype=np.int32),
-    }
-    save_file(columns, staging / f"{name}.safetensors")
-    shapes = list(dict.fromkeys((document.source, document.roles) for document in documents))
-    number = {shape: index for index, shape in enumerate(shapes)}
-    texts = {
-        "shapes": shapes,  # source and roles: few differ
-        "shape": [number[document.source, document.roles] for document in documents],
-        "record_id": [document.record_id for document in documents],
-        "where": [document.where for document in documents],
-    }
-    _write_exact(staging / f"{name}.json", texts)
-
-
-def _read_documents(folder: Path, name: str) -> tuple[Rendered, ...]:
-    columns = _mapped(folder / f"{name}.safetensors")
-    texts = json.loads((folder / f"{name}.json").read_bytes())
-    shapes = [(source, tuple(roles)) for source, roles in texts["shapes"]]
-    ids, weights, message, part = (columns[key] for key in ("ids", "weights", "message", "part"))
-    per_document = zip(
-        pairwise(columns["edges"].tolist()),
-        texts["shape"],
-        texts["record_id"],
-        texts["where"],
-        columns["stage"].tolist(),
-        columns["typed_controls"].tolist(),
-        strict=True,
-    )
-    return tuple(
-        Rendered(
-            ids=ids[start:end],
-            weights=weights[start:end],
-            message=message[start:end],
-            part=part[start:end],
-            roles=shapes[shape][1],
-            record_id=record_id,
-            source=shapes[shape][0],
-            where=where,
-            stage=stage,
-            typed_controls=typed,
-        )
-        for (start, end), shape, record_id, where, stage, typed in per_document
-    )
+def _read_documents(folder: Path, stage: str) -> Documents:
+    return Documents([_mapped(file) for file in sorted(folder.glob(f"{stage}-*.safetensors"))])
 
 
 def _mapped(path: Path) -> dict[str, npt.NDArray[Any]]:
@@ -149,16 +140,13 @@ def _mapped(path: Path) -> dict[str, npt.NDArray[Any]]:
     }
 
 
-def _end_to_end(arrays: Sequence[npt.NDArray[Any]], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
-    return np.concatenate([np.zeros(0, dtype=dtype), *arrays]).astype(dtype, copy=False)
-
-
 def _write_exact(path: Path, value: Json) -> None:
     """Write JSON from which every string comes back as it was, half characters included."""
     write_text(path, json.dumps(value, ensure_ascii=True))
 
 
-def _record_json(record: Trainable) -> dict[str, Json]:
+def record_to_json(record: Trainable) -> dict[str, Json]:
+    """Return a record, but for its metadata, as JSON values."""
     origin = None if record.origin is None else vars(record.origin)
     if isinstance(record, Document):
         return {"text": record.text, "source": record.source, "origin": origin}
@@ -173,7 +161,8 @@ def _record_json(record: Trainable) -> dict[str, Json]:
     return {"messages": messages, "tools": tools, "source": record.source, "origin": origin}
 
 
-def _record(fields: Mapping[str, Json]) -> Trainable:
+def record_from_json(fields: Mapping[str, Json]) -> Trainable:
+    """Return the record of which `record_to_json` made these."""
     source, origin = fields["source"], None if fields["origin"] is None else Origin(**fields["origin"])
     if "text" in fields:
         return Document(fields["text"], source, origin)

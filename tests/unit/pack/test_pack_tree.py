@@ -135,7 +135,7 @@ def test_prefixes_inside_prefixes_are_found() -> None:
 def test_documents_are_sorted_by_their_tokens_however_long_they_agree(rows: list[list[int]]) -> None:
     """Blocks of 30 tokens: documents agree far beyond what sorting looks at in one go, and some are the beginning of others."""
     documents = documents_of(*[[300 * block + 3 for block in row for _ in range(30)] for row in rows])
-    found = tree._sorted_by_tokens(documents, list(range(len(rows))))
+    found = tree._sorted_by_tokens([document.ids for document in documents], list(range(len(rows))))
     assert sorted(found) == list(range(len(rows)))
     assert [rows[number] for number in found] == sorted(rows)
 

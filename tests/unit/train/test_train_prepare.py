@@ -105,4 +105,4 @@ def test_progress_is_told_to_the_end(place: Path) -> None:
         }
     )
     prepare(config, progress=lambda what, done, count: told.append((what, done, count)))
-    assert ("rendering train", 10, 10) in told
+    assert ("preparing rows", 10, 10) in told

@@ -9,12 +9,12 @@ import torch
 
 from sample_documents import document, random_documents
 from tiny import tiny_model
+from tutelage.chat.documents import loss_weights_of
 from tutelage.chat.rendered import Rendered
 from tutelage.config.schema import Layout, Precision, TrainConfig
 from tutelage.model.attention import NAME, register_attention
 from tutelage.pack.plan import PlanOptions, Step, plan_epoch
 from tutelage.train.optim import build_optimiser
-from tutelage.train.plan import loss_weights
 from tutelage.train.step import StepSettings, accumulate_gradients, train_step
 
 register_attention()
@@ -40,7 +40,7 @@ def model_of(family: str = "llama", dtype: torch.dtype = torch.float64, **change
 def plan_of(documents: list[Rendered], **options: int) -> list[Step]:
     settings = PlanOptions(**{"pack_tokens": 64, "batch_tokens": 256, **options})
     lengths = [len(one) for one in documents]
-    return plan_epoch(np.arange(len(documents)), lengths, loss_weights(documents), settings, epoch=0)
+    return plan_epoch(np.arange(len(documents)), lengths, loss_weights_of(documents), settings, epoch=0)
 
 
 def gradients(model: torch.nn.Module, step: Step, documents: list[Rendered], settings: StepSettings) -> torch.Tensor:
