@@ -224,6 +224,8 @@ class DataConfig(Section):
     cache: str | None = "auto"
     """Folder that keeps prepared documents, so that the next run with the same data starts at once; `auto` is tutelage in
     XDG_CACHE_HOME, or ~/.cache/tutelage; `off` or null prepares anew each time."""
+    cache_gigabytes: float = Field(default=100, ge=0)
+    """Size that the folder may have, in 10^9 bytes: beyond it, the entries that were used longest ago are removed."""
     workers: int | None = Field(default=None, ge=0)
     """Processes that prepare documents; 0 prepares in the process of the run itself. Null is one a core where there are rows
     enough to win back their start. The documents are the same, whatever their number."""

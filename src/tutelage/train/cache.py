@@ -27,7 +27,7 @@ from tutelage.data.conversation import content_hash
 from tutelage.data.sources import find_files, judge
 from tutelage.data.tables import HUB_PREFIX, is_saved_data_set
 from tutelage.errors import DataError, RunDirError
-from tutelage.files.atomic import new_folder, remove_staging, set_aside, write_json
+from tutelage.files.atomic import STAGING_PREFIX, new_folder, remove_folder, remove_staging, set_aside, write_json
 from tutelage.files.manifest import sha256_file, verify_manifest, write_manifest
 from tutelage.train.shards import Gathered, read_gathered, write_books
 
@@ -36,6 +36,7 @@ AUTO, OFF = "auto", "off"
 _LIBRARIES = ("jinja2", "numpy", "tokenizers", "transformers")
 _TOKENIZER_FILES = ("*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken", "additional_chat_templates/*")
 _OF_THE_MIXTURE = {"weight", "share", "epochs"}  # of a source: how often it is drawn, not what it holds
+_OF_THE_PROCESS = {"cache_gigabytes", "workers"}  # how it is prepared, not what
 _SETTLED_SECONDS = 2.0  # a file written to within its clock's tick would keep its time of change
 
 _ABANDONED_SECONDS = 86_400.0  # no process writes an entry for a day
@@ -109,6 +110,8 @@ def load(entry: Entry, config: Config) -> tuple[Gathered | None, list[str]]:
         problems, gathered = [str(error)], None
     if gathered is None:
         return None, [f"{_set_aside(entry.folder)}: {problems[0]}"]
+    with suppress(OSError):
+        os.utime(entry.folder)  # used last: see `make_room`
     return (gathered if _allowed(gathered, config) else None), []
 
 
@@ -182,6 +185,30 @@ class GivenUpError(Exception):
     """What was prepared is not kept."""
 
 
+def make_room(entry: Entry, most_bytes: float) -> list[str]:
+    """Remove the entries that were used longest ago, but not this one, until all have `most_bytes`; say how many.
+
+    Other runs may go on reading what they have mapped of them.
+    """
+    removed, freed = 0, 0
+    try:
+        used = {folder: folder.stat().st_mtime_ns for folder in entry.folder.parent.iterdir() if folder.is_dir()}
+        sizes = {folder: sum(file.stat().st_size for file in folder.iterdir()) for folder in used}
+        for folder in sorted(used, key=used.__getitem__):
+            if sum(sizes.values()) - freed <= most_bytes:
+                break
+            if folder != entry.folder and not folder.name.startswith(STAGING_PREFIX):
+                remove_folder(folder)
+                removed, freed = removed + 1, freed + sizes[folder]
+    except OSError as error:  # another process does the same
+        return [f"the cache {entry.folder.parent} could not be made smaller: {error.strerror or error}"]
+    if not removed:
+        return []
+    return [
+        f"removed from the cache: {removed} entries of {freed / 1e9:.1f} GB, used longest ago (data.cache_gigabytes)"
+    ]
+
+
 def _set_aside(folder: Path) -> str:
     try:
         place = set_aside(folder)
@@ -210,7 +237,9 @@ def _files_of(source: SourceConfig) -> list[Path] | None:
 
 def _options(config: Config) -> dict[str, Any]:
     """Return the options that decide what is prepared. Rules that only stop a run are asked anew: see `_allowed`."""
-    options = config.data.model_dump(mode="json", exclude={"train", "held_out", "cache", "max_bad_fraction", "workers"})
+    options = config.data.model_dump(
+        mode="json", exclude={"train", "held_out", "cache", "max_bad_fraction", *_OF_THE_PROCESS}
+    )
     if config.data.too_long is TooLong.ERROR:
         options["too_long"] = TooLong.DROP.value
     seed = config.train.seed if config.data.held_out_fraction else None

@@ -111,6 +111,7 @@ def prepare(
         came = f"made anew by {count} worker processes ({reason})" if count else f"made anew in this process ({reason})"
         found, said = _made_anew(Kit(config, own), entry, count, tell, lenient=lenient)
         news += said
+        news += cache.make_room(entry, 1e9 * config.data.cache_gigabytes) if entry is not None else []
     news.append(f"prepared documents: {came}, {len(found.documents) + len(found.held_out):,} documents")
     return _prepared(found, config, own, tuple(news))
 

@@ -247,6 +247,18 @@ def test_what_a_killed_writer_left_is_cleared_after_a_day(place: Path) -> None:
     assert not old.exists() and new.exists()
 
 
+def test_what_was_used_longest_ago_makes_room(place: Path) -> None:
+    for tokens in (60, 61, 62):
+        prepare(config(place, max_tokens=tokens))
+    for number, entry in enumerate(sorted(entries(place), key=lambda entry: entry.stat().st_mtime_ns)):
+        os.utime(entry, (1e9 + number, 1e9 + number))
+    assert was_hit(prepare(config(place, max_tokens=60)))  # the oldest, which is now the last that was used
+    one = max(sum(file.stat().st_size for file in entry.iterdir()) for entry in entries(place))
+    found = prepare(config(place, max_tokens=63, cache_gigabytes=2.5 * one / 1e9))
+    assert "removed from the cache: 2 entries" in found.news[0] and len(entries(place)) == 2
+    assert was_hit(prepare(config(place, max_tokens=60))) and was_hit(prepare(config(place, max_tokens=63)))
+
+
 def test_the_folder_is_that_of_the_platform(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert cache.cache_folder("auto") == tmp_path / "tutelage"

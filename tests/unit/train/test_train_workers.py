@@ -213,3 +213,34 @@ def test_documents_in_blocks_are_those_of_one_block(tmp_path: Path, tokenizer: P
                 assert (one.source, one.stage, one.typed_controls) == (other.source, other.stage, other.typed_controls)
         with pytest.raises(IndexError):
             documents[len(rendered)]
+
+
+PEAK = """
+import json, resource, sys
+from tutelage.config.schema import Config
+from tutelage.train import shards
+from tutelage.train.prepare import build_renderer, prepare
+config = Config.model_validate(json.loads(sys.argv[1]))
+build_renderer(config)
+shards.SHARD_TOKENS = 50_000
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+found = prepare(config)
+print(len(found.documents), 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before))
+"""
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_rows(tmp_path: Path, tokenizer: Path) -> None:
+    """A document costs less than it has tokens: ids, labels and text of all of them would be twenty times as much."""
+    peaks = []
+    for count in (2_000, 8_000):
+        folder = tmp_path / str(count)
+        folder.mkdir()
+        rows = (chat(f"Who is number {i}? " + "The baker. " * 60, "word " * 90) for i in range(count))
+        (folder / "chats.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        config = config_of(tokenizer, folder / "chats.jsonl", max_tokens=4096, workers=0, cache=str(tmp_path / "cache"))
+        command = [sys.executable, "-c", PEAK, config.model_dump_json()]
+        documents, peak = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+        peaks.append(int(peak))
+        tokens_of_one = float(prepare.prepare(config).documents.lengths.mean())  # type: ignore[attr-defined]
+    assert (peaks[1] - peaks[0]) / 6_000 < tokens_of_one, (peaks, documents, tokens_of_one)
