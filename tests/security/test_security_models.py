@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -123,3 +126,22 @@ def test_the_base_of_an_adapter_is_held_to_the_same_rules(folder: Path, tmp_path
     torch.save({}, folder / "pytorch_model.bin")
     with pytest.raises(UnsafeError):
         locate_model(adapter)
+
+
+@pytest.mark.parametrize(("module", "strikes"), [("tutelage.model.adapters", False), ("bitsandbytes", True)])
+def test_no_kernel_comes_from_the_hub_with_bitsandbytes(tmp_path: Path, module: str, strikes: bool) -> None:
+    pytest.importorskip("bitsandbytes")
+    from bitsandbytes.functional import has_avx512bf16
+
+    if not has_avx512bf16():
+        pytest.skip("bitsandbytes asks the Hub only on processors with bf16 products")
+    struck = tmp_path / "struck"
+    (tmp_path / "kernels.py").write_text(
+        f"def get_kernel(*_, **__):\n    open({str(struck)!r}, 'w').close()\n    raise RuntimeError('struck')\n"
+    )
+    environment = os.environ | {"PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"}
+    ended = subprocess.run(
+        [sys.executable, "-c", f"import {module}"], capture_output=True, text=True, env=environment, check=True
+    )
+    assert struck.exists() is strikes
+    assert ("kernels-community" in ended.stderr) is strikes

@@ -11,6 +11,9 @@ tokenizer by itself; with `PeftModel` call `base.resize_token_embeddings(len(tok
 
 from __future__ import annotations
 
+import tutelage.model.hub_kernels  # noqa: F401  # before peft, which imports bitsandbytes
+
+# isort: split
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager

@@ -9,6 +9,9 @@ backward pass. Parameters, names and files stay peft's: only the `forward` of th
 
 from __future__ import annotations
 
+import tutelage.model.hub_kernels  # noqa: F401  # before peft, which imports bitsandbytes
+
+# isort: split
 from collections import Counter
 from types import MethodType
 from typing import Any

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+import tutelage.model.hub_kernels  # noqa: F401  # transformers imports bitsandbytes when it quantises
 from tutelage.errors import ConfigError
 
 # I inputs, O outputs

@@ -8,6 +8,9 @@ the rows. Here the frozen table is used as it is, and what the rows make replace
 
 from __future__ import annotations
 
+import tutelage.model.hub_kernels  # noqa: F401  # before peft, which imports bitsandbytes
+
+# isort: split
 from types import MethodType
 from typing import Any
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+import tutelage.model.hub_kernels  # noqa: F401  # bitsandbytes may follow
 from tutelage.config.schema import Optimiser, Schedule, TrainConfig
 from tutelage.errors import ConfigError
 from tutelage.parallel.shard import is_sharded, spread_over_ranks, whole
