@@ -87,7 +87,7 @@ def traced_messages(messages: Sequence[Message], form: MessageForm) -> list[Mess
 
 def _fields(message: Message, number: int, form: MessageForm, text: _Label, tree: _Label) -> dict[str, Json]:
     """Return the fields of a message; `text` and `tree` label a string or a structure with its source."""
-    fields: dict[str, Json] = {"role": text(message.role.value, Source(number, Field.ROLE))}
+    fields: dict[str, Json] = {"role": text(str(message.role), Source(number, Field.ROLE))}
     content = text(message.content, Source(number, Field.CONTENT))
     fields["content"] = [{"type": "text", "text": content}] if form.content_parts else content
     if message.reasoning is not None:
