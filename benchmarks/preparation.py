@@ -1,6 +1,6 @@
 """What preparing documents costs: rows per second and memory, the first time and from the cache.
 
-    python -m benchmarks.preparation [--like t0|sgd] [--rows N] [--rounds 3]
+    python -m benchmarks.preparation [--like t0|sgd] [--rows N] [--rounds 2]
     python -m benchmarks.preparation --data FILE --model FOLDER
 
 Preparation is everything before the first step that needs no model: read, render, tokenise, mask, check, book. Every
@@ -78,7 +78,7 @@ def main() -> None:
     parser.add_argument("--template", help="as model.template; without --model it is chatml")
     parser.add_argument("--like", choices=tuple(SHAPES), default="t0", help="the shape of what is generated")
     parser.add_argument("--rows", type=int, help="rows to generate: all that the data set of this shape has")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--measure", choices=("anew", "trl"), help=argparse.SUPPRESS)
     parser.add_argument("--cache", help=argparse.SUPPRESS)
     words = parser.parse_args()
