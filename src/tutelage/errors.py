@@ -7,13 +7,17 @@
     ├── ModelError       (RuntimeError)  a model folder that cannot be loaded, tuned or saved
     ├── IsolationError   (RuntimeError)  documents of one pack influence each other
     ├── TrainingError    (RuntimeError)  a run that cannot go on
+    ├── OutOfMemoryError (MemoryError)   a run that needs smaller passes
     ├── RunDirError      (OSError)       a run directory that is taken, missing or damaged
     └── UnsafeError      (ValueError)    an artefact that is refused because it could execute code
 
-Each error is also the standard-library type that a caller would expect, and carries the mend: what to do about it.
+Each error is also the standard-library type that a caller would expect, and carries the mend: what to do about it. What others
+wrote (a value typed by hand, an answer of a server) may hold a secret, so no error keeps its words unredacted.
 """
 
 from __future__ import annotations
+
+from tutelage.redact import redact
 
 
 class TutelageError(Exception):
@@ -23,9 +27,9 @@ class TutelageError(Exception):
     """
 
     def __init__(self, problem: str, *, mend: str = "") -> None:
-        super().__init__(problem, mend)
-        self.problem = problem
-        self.mend = mend
+        self.problem = redact(problem)
+        self.mend = redact(mend)
+        super().__init__(self.problem, self.mend)
 
     def __str__(self) -> str:
         return f"{self.problem}\n  mend: {self.mend}" if self.mend else self.problem
@@ -60,6 +64,10 @@ class IsolationError(TutelageError, RuntimeError):
 
 class TrainingError(TutelageError, RuntimeError):
     """A run that cannot go on."""
+
+
+class OutOfMemoryError(TutelageError, MemoryError):
+    """A run that needs smaller passes."""
 
 
 class RunDirError(TutelageError, OSError):

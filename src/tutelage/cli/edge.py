@@ -15,6 +15,7 @@ from tutelage.errors import (
     DataError,
     IsolationError,
     ModelError,
+    OutOfMemoryError,
     RunDirError,
     TemplateError,
     TrainingError,
@@ -22,7 +23,7 @@ from tutelage.errors import (
     UnsafeError,
 )
 from tutelage.files.atomic import write_text
-from tutelage.files.redact import redact
+from tutelage.redact import redact
 
 EXIT_CODES: dict[type[TutelageError], int] = {
     ConfigError: 2,
@@ -33,6 +34,7 @@ EXIT_CODES: dict[type[TutelageError], int] = {
     IsolationError: 7,
     RunDirError: 8,
     UnsafeError: 9,
+    OutOfMemoryError: 76,
 }
 EXIT_UNEXPECTED = 70
 EXIT_FILE = 74
@@ -48,7 +50,8 @@ EXIT_MEANINGS = {
     9: "refused as unsafe",
     EXIT_UNEXPECTED: "unexpected",
     EXIT_FILE: "a file cannot be read or written",
-    75: "stopped by a signal; the run can be resumed",
+    75: "stopped by a signal or by train.max_minutes; the same command with --resume goes on",
+    76: "out of memory; the same command with --resume goes on with smaller passes",
 }
 TRACEBACK_VARIABLE = "TUTELAGE_TRACEBACK"
 

@@ -12,10 +12,25 @@ from typing import Any, get_args, get_origin
 
 from pydantic import ValidationError
 
-from tutelage.config.problems import Problem, raise_all, unknown_key, wrong_value
+from tutelage.config.problems import Problem, raise_all, secret, unknown_key, wrong_value
 from tutelage.config.schema import Config, Section
-from tutelage.config.tree import EMPTY, Branch, Items, Leaf, Tree, assign, dump_yaml, find, merge, read_tree, read_value
+from tutelage.config.tree import (
+    EMPTY,
+    Branch,
+    Items,
+    Leaf,
+    Tree,
+    assign,
+    dump_yaml,
+    find,
+    merge,
+    read_tree,
+    read_value,
+    remove,
+)
+from tutelage.config.unread import overruled
 from tutelage.errors import ConfigError
+from tutelage.redact import secret_in
 
 PRESETS = Path(__file__).parent.parent / "presets"
 DEFAULT_ORIGIN = "default"
@@ -41,7 +56,8 @@ def load_config(
     Relative paths of data and models in a file are taken from that file's folder where they exist there, otherwise
     from the working directory.
 
-    Raises: ConfigError that names every unknown key (with the nearest known one) and every bad value, with file and line.
+    Raises: ConfigError that names every unknown key (with the nearest known one), every bad value and every secret, with file
+    and line.
 
     Example:
         >>> load_config(None, ["train.learning_rate=1e-4"]).origins["train.learning_rate"]
@@ -54,11 +70,35 @@ def load_config(
         tree = merge(tree, _read_file(Path(path), name=str(path), folder=Path(path).parent))
     for override in overrides:
         tree = _override(tree, override)
+    resolved = _resolved(tree)
+    for key in overruled(resolved.config, resolved.origins):
+        tree = remove(tree, key.split("."))
+    return _resolved(tree)
+
+
+def _resolved(tree: Tree) -> Resolved:
     problems: list[Problem] = []
     values = _plain(tree, Config, "", problems)
     raise_all(problems)
     config = _validate(values, tree)
-    return Resolved(config, {key: _origin_of(tree, key) for key, _, _ in leaves(config)})
+    origins = {key: _origin_of(tree, key) for key, _, _ in leaves(config)}
+    raise_all([secret(key, origins[key], kind) for key, value, _ in leaves(config) for kind in _secrets_in(value)])
+    return Resolved(config, origins)
+
+
+def _secrets_in(value: Any) -> Iterator[str]:
+    """Yield what kinds of secrets stand in a value, lists and mappings included."""
+    if isinstance(value, str):
+        kind = secret_in(value)
+        if kind is not None:
+            yield kind
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _secrets_in(item)
+    elif isinstance(value, dict):
+        for name, item in value.items():
+            yield from _secrets_in(name)
+            yield from _secrets_in(item)
 
 
 def preset_names() -> list[str]:

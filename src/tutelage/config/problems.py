@@ -86,17 +86,54 @@ def unknown_key(key: str, section: str, siblings: Iterable[str], all_keys: Itera
     return Problem(origin, f"unknown key `{full}`", mend)
 
 
+def secret(key: str, origin: str, kind: str) -> Problem:
+    """Return the problem of a value in which a secret stands; it is not shown, as configurations are stored and printed."""
+    mend = "take it out of the configuration, and give it in the environment, as HF_TOKEN for the Hub"
+    return Problem(origin, f"`{key}` holds {kind}, and a configuration is stored with its run", mend)
+
+
 def _nearest(key: str, section: str, siblings: list[str], all_keys: list[str]) -> str | None:
+    """Return the key that was meant: a slip in the key, a key of another section, or another trainer's word for it."""
     prefix = f"{section}." if section else ""
-    if close := get_close_matches(key, siblings, 1, cutoff=0.75):
-        return prefix + close[0]
+    if slips := [name for name in siblings if _one_edit_apart(key, name)]:
+        return prefix + slips[0]
+    by_last = _by_last_word(all_keys)
+    if key in by_last:
+        return by_last[key]
     if key in _ELSEWHERE:
         return _ELSEWHERE[key]
-    by_last = {dotted.rpartition(".")[2]: dotted for dotted in reversed(all_keys)}
+    if close := get_close_matches(key, siblings, 1, cutoff=0.75):
+        return prefix + close[0]
     if close := get_close_matches(key, list(by_last), 1, cutoff=0.75):
         return by_last[close[0]]
     close = get_close_matches(key, siblings, 1, cutoff=0.5)
     return prefix + close[0] if close else None
+
+
+def _by_last_word(all_keys: list[str]) -> dict[str, str]:
+    """Return the full key, or the section, for every last word; the first of the schema where several end alike."""
+    found: dict[str, str] = {}
+    for dotted in all_keys:
+        parts = dotted.split(".")
+        for length in range(1, len(parts) + 1):
+            found.setdefault(parts[length - 1], ".".join(parts[:length]))
+    return found
+
+
+def _one_edit_apart(word: str, other: str) -> bool:
+    """Whether one letter left out, put in, exchanged, or swapped with its neighbour makes `other` of `word`.
+
+    Example:
+        >>> [_one_edit_apart(word, "rank") for word in ("rnk", "rannk", "rink", "rnak", "bonk")]
+        [True, True, True, True, False]
+    """
+    if abs(len(word) - len(other)) > 1 or word == other:
+        return False
+    start = next((at for at, pair in enumerate(zip(word, other, strict=False)) if pair[0] != pair[1]), None)
+    if start is None:  # one is the beginning of the other
+        return True
+    rest, wanted = word[start:], other[start:]
+    return rest[1:] == wanted or rest == wanted[1:] or rest[1:] == wanted[1:] or (rest[1::-1] + rest[2:]) == wanted
 
 
 def wrong_value(key: str, error: Mapping[str, Any], origin: str) -> Problem:

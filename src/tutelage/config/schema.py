@@ -64,6 +64,7 @@ class Checkpointing(StrEnum):
     NONE = "none"
     SELECTIVE = "selective"
     LAYERS = "layers"
+    OFFLOAD = "offload"
 
 
 class Parallel(StrEnum):
@@ -87,6 +88,7 @@ class Optimiser(StrEnum):
 
     ADAMW = "adamw"
     ADAMW_8BIT = "adamw_8bit"
+    PAGED_ADAMW_8BIT = "paged_adamw_8bit"
 
 
 class Schedule(StrEnum):
@@ -261,7 +263,10 @@ class Guard(Section):
     """Steps that are left out: weights stay as they were, and `incidents.jsonl` says what happened."""
 
     left_out_steps: int = Field(default=3, ge=0)
-    """How many steps of a run may be left out; one more ends it."""
+    """How many of 128 steps in a row may be left out; one more ends the run, or rolls it back."""
+    roll_back: int = Field(default=0, ge=0)
+    """How many times a run that leaves out too many steps may go back to the newest checkpoint before the first of them, and on from
+    there without the steps from the first to the last of them. It wants `train.checkpoint_every_steps`."""
     spike_deviations: float = Field(default=0.0, ge=0)
     """Leave out a step whose loss or gradient norm lies that many standard deviations above the mean of the last 128 steps; 6 is
     usual, 0 leaves out only what is not finite."""
@@ -300,7 +305,8 @@ class TrainConfig(Section):
     precision: Precision = Precision.AUTO
     """`auto` takes bf16 on a GPU, and on a CPU where a timed product of it is at least half as fast again as one of fp32."""
     optimiser: Optimiser = Optimiser.ADAMW
-    """`adamw`, or `adamw_8bit`, which keeps its moments in a quarter of the memory, those of embeddings apart; it needs
+    """`adamw`, or `adamw_8bit`, which keeps its moments in a quarter of the memory, those of embeddings apart, or `paged_adamw_8bit`,
+    which on a GPU lets the driver move them to the host where memory gets short; the latter two need
     `pip install "tutelage[low-memory]"`."""
     weight_decay: float = Field(default=0.0, ge=0)
     """Decoupled weight decay, on matrices only."""
@@ -314,7 +320,8 @@ class TrainConfig(Section):
     """Noise on the embeddings (NEFTune, arXiv 2310.05914); 5 is the paper's smallest setting, 0 off."""
     gradient_checkpointing: Annotated[Checkpointing, BeforeValidator(_checkpointing_from_bool)] = Checkpointing.AUTO
     """Compute activations again in the backward pass instead of keeping them: `none`, or `selective` (all but matrix products and
-    attention), or `layers` (all inside a layer: least memory, about a third more time); `auto` takes the first that fits."""
+    attention), or `layers` (all inside a layer: about a third more time); `auto` takes the first that fits. `offload` is `layers` with
+    the inputs of the layers in the host's memory until the backward pass: least memory on a GPU, and copies both ways."""
     lora: LoraConfig = LoraConfig()
     """Adapter settings, used when `method` is `lora`."""
     guard: Guard = Guard()

@@ -142,6 +142,22 @@ def assign(tree: Tree, keys: Sequence[str], value: Tree, *, origin: str) -> Tree
     return Branch({**branch.entries, key: child}, {**branch.key_origins, key: origin}, branch.origin)
 
 
+def remove(tree: Tree, keys: Sequence[str]) -> Tree:
+    """Return `tree` without what stands at the dotted place `keys`; digits index lists, whose other items stay in place."""
+    key, rest = keys[0], keys[1:]
+    if isinstance(tree, Branch) and key in tree.entries:
+        entries = dict(tree.entries)
+        if rest:
+            entries[key] = remove(entries[key], rest)
+        else:
+            del entries[key]
+        return Branch(entries, {name: tree.key_origins[name] for name in entries}, tree.origin)
+    if isinstance(tree, Items) and rest and key.isdecimal():
+        items = [remove(item, rest) if index == int(key) else item for index, item in enumerate(tree.items)]
+        return Items(tuple(items), tree.origin)
+    return tree
+
+
 def find(tree: Tree, keys: Sequence[str | int]) -> tuple[Tree, int]:
     """Return the deepest node on the way along `keys`, and how many of the keys led to it."""
     for depth, key in enumerate(keys):

@@ -17,7 +17,7 @@ from tutelage.data.reasons import Reason
 from tutelage.errors import DataError
 from tutelage.files import jsonl
 from tutelage.files.atomic import write_json
-from tutelage.files.redact import redact
+from tutelage.redact import redact
 
 if TYPE_CHECKING:
     from rich.table import Table

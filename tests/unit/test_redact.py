@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tutelage.files.redact import redact
+from tutelage.redact import redact
 
 
 @pytest.mark.parametrize(
