@@ -8,6 +8,7 @@
     ├── IsolationError   (RuntimeError)  documents of one pack influence each other
     ├── TrainingError    (RuntimeError)  a run that cannot go on
     ├── OutOfMemoryError (MemoryError)   a run that needs smaller passes
+    ├── DiskFullError    (OSError)       a disk without room for what has to be kept
     ├── RunDirError      (OSError)       a run directory that is taken, missing or damaged
     └── UnsafeError      (ValueError)    an artefact that is refused because it could execute code
 
@@ -68,6 +69,10 @@ class TrainingError(TutelageError, RuntimeError):
 
 class OutOfMemoryError(TutelageError, MemoryError):
     """A run that needs smaller passes."""
+
+
+class DiskFullError(TutelageError, OSError):
+    """A disk without room for what has to be kept."""
 
 
 class RunDirError(TutelageError, OSError):

@@ -4,7 +4,8 @@ Templates come from the Hub and are untrusted programs. They run in Jinja's immu
 sets it up (same options, filters and globals, so that the output is the same), with three additions:
 
 - **Limits.** Jinja's sandbox keeps templates away from Python's internals, but not from time and memory. Here every
-  loop iteration, call and operator spends from a `Budget`, and whatever could grow a string is measured before it runs.
+  loop iteration, call, filter and operator spends from a `Budget`, whatever could grow a string is measured before it runs,
+  and lists are measured as they would be written out. Nothing in a template may be left to chance.
 - **Tracing.** Operators and filters that build strings keep the spans of `trace.Traced`.
 - **Marks.** Loops are rewritten at compile time to leave a zero-width mark in the output when their body begins for a
   message, so that the template's own words can be attributed to the message they frame.
@@ -31,7 +32,7 @@ from jinja2.utils import Namespace
 from jinja2.visitor import NodeTransformer
 
 from tutelage.chat import trace
-from tutelage.chat.budget import Budget, BudgetError, Limits
+from tutelage.chat.budget import ITEM_CHARACTERS, Budget, BudgetError, Limits, cost
 from tutelage.chat.trace import Mark, MarkKind, Traced
 from tutelage.chat.traced_json import traced_json
 from tutelage.chat.view import MessageView, source_of
@@ -47,6 +48,10 @@ _VIEW_ATTRIBUTES = frozenset(dir(MessageView))
 _REMEMBERED_ATTRIBUTES = 1024
 _LARGEST_WIDTH = 1_000_000
 _LARGEST_NUMBER_BITS = 100_000
+_LONGEST_FOR_SLOW_FILTERS = 100_000
+# Filters that go through a text word by word or item by item in Python, and that no chat template needs for long ones.
+_SLOW_FILTERS = ("pprint", "striptags", "title", "urlencode", "urlize", "wordcount", "wordwrap", "xmlattr")
+_SPLITTING_METHODS = frozenset({"split", "rsplit", "splitlines"})
 _WIDE = re.compile(r"\d{7,}")
 
 
@@ -63,10 +68,16 @@ class ChatEnvironment(ImmutableSandboxedEnvironment):
         self.globals |= {
             "raise_exception": _raise_exception,
             "strftime_now": lambda form: datetime.now().strftime(form),
-            "dict": _TemplateDict(),
+            "dict": _TemplateDict(self),
             "namespace": _TemplateNamespace,
-            "lipsum": _no_lipsum,
+            "lipsum": _no_chance,
         }
+        for name in _SLOW_FILTERS:
+            self.filters[name] = self._short(name, self.filters[name])
+        for name in ("batch", "slice"):
+            self.filters[name] = self._measured_parts(self.filters[name])
+        for name in ("center", "wordwrap", "truncate", "batch", "slice"):
+            self.filters[name] = self._width_checked(self.filters[name])
         self.filters |= {
             "tojson": self._tojson,
             "join": self._join_filter,
@@ -75,15 +86,19 @@ class ChatEnvironment(ImmutableSandboxedEnvironment):
             "indent": self._indent_filter,
             "safe": lambda value: trace.safe(str(value)),
             "escape": lambda value: trace.escaped(value if isinstance(value, str) else str(value)),
+            "random": _no_chance,
+        }
+        self.filters["e"] = self.filters["escape"]
+        self.filters = {name: self._charged(function) for name, function in self.filters.items()}
+        self.filters |= {
             "_concat": self._concat_values,
             "_enter": self._enter,
             "_loop": lambda _: _LOOP,
             "_leave": lambda _: _LEAVE,
+            "_measured": self._measured,
+            "_sliced": self._sliced,
             "_tick": self._tick,
         }
-        self.filters["e"] = self.filters["escape"]
-        for name in ("center", "wordwrap", "truncate", "batch", "slice"):
-            self.filters[name] = self._width_checked(self.filters[name])
         self.concat = self.concat_pieces  # type: ignore[method-assign]  # macros and set blocks join their pieces with it
 
     # compilation
@@ -119,15 +134,18 @@ class ChatEnvironment(ImmutableSandboxedEnvironment):
             if type(left) in _STRINGS and type(right) in _STRINGS:
                 self.budget.charge(len(left) + len(right))
                 return left + right
-            self.budget.charge(_length(left) + _length(right))
+            self.budget.charge(cost(left) + cost(right))
             if isinstance(left, str) and isinstance(right, str) and (trace.is_safe(left) or trace.is_safe(right)):
                 return trace.add_escaped(left, right)
-            return left + right
+            total = left + right
+            if isinstance(total, list | tuple):
+                self.budget.book(total, self.budget.measure(left) + self.budget.measure(right))
+            return total
         if operator == "%" and isinstance(left, str):
             return self._percent(left, right)
         if operator == "*":
-            self._check_product(left, right)
-        elif operator == "**":
+            return self._product(left, right)
+        if operator == "**":
             self._check_power(left, right)
         else:
             self.budget.spend()
@@ -135,11 +153,13 @@ class ChatEnvironment(ImmutableSandboxedEnvironment):
 
     def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N805
         """Call what the template calls; string methods that could grow text are measured, and traced."""
-        __self.budget.spend()
         owner = getattr(__obj, "__self__", None)
+        __self.budget.charge(cost(owner))
         if isinstance(owner, str):
             name = __obj.__name__
             _without_frame(kwargs)
+            if name in _SPLITTING_METHODS:
+                __self._check_split(owner, name, args)
             if name == "join":
                 return __self._join(owner, *args)
             if name == "replace":
@@ -203,7 +223,7 @@ class ChatEnvironment(ImmutableSandboxedEnvironment):
 
     def _join(self, separator: str, items: Iterable[str]) -> str:
         items = list(items)
-        self.budget.charge(sum(map(_length, items)) + len(separator) * len(items))
+        self.budget.charge(sum(map(cost, items)) + len(separator) * len(items))
         return trace.join(separator, items)
 
     def _join_filter(self, value: Iterable[Any], d: str = "", attribute: str | int | None = None) -> str:
@@ -239,6 +259,36 @@ class ChatEnvironment(ImmutableSandboxedEnvironment):
         ]
         return trace.join("\n", indented)
 
+    def _charged(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Let a filter pay for the text or list that it is given."""
+
+        @wraps(function)  # keeps Jinja's marks for filters that want the environment
+        def charged(*args: Any, **kwargs: Any) -> Any:
+            self.budget.charge(sum(map(cost, args[:2])))  # the value comes first, or behind the environment
+            return function(*args, **kwargs)
+
+        return charged
+
+    def _short(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Keep a slow filter from long texts and lists."""
+
+        @wraps(function)
+        def short(*args: Any, **kwargs: Any) -> Any:
+            if max(map(self.budget.measure, args[:2]), default=0) > _LONGEST_FOR_SLOW_FILTERS:
+                raise BudgetError(f"the filter {name} is not for texts beyond {_LONGEST_FOR_SLOW_FILTERS:,} characters")
+            return function(*args, **kwargs)
+
+        return short
+
+    def _measured_parts(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Measure the lists that a filter divides a list into: what it fills them up with can be large."""
+
+        @wraps(function)
+        def measured(*args: Any, **kwargs: Any) -> Any:
+            return map(self._measured, function(*args, **kwargs))
+
+        return measured
+
     def _width_checked(self, function: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(function)  # keeps Jinja's marks for filters that want the environment
         def checked(*args: Any, **kwargs: Any) -> Any:
@@ -262,6 +312,16 @@ class ChatEnvironment(ImmutableSandboxedEnvironment):
     def _tick(self, item: Any) -> None:
         self.budget.spend()
 
+    def _measured(self, value: Any) -> Any:
+        """Return a list, tuple or mapping that the template has just made."""
+        self.budget.measure(value)
+        return value
+
+    def _sliced(self, value: Any) -> Any:
+        """Return a slice that the template has just taken."""
+        self.budget.charge(cost(value))
+        return value
+
     # limits
 
     def _check_widths(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -270,18 +330,31 @@ class ChatEnvironment(ImmutableSandboxedEnvironment):
                 raise BudgetError(f"the template pads text to a width of {value:,}")
 
     def _check_format(self, template: str, *, nested: bool, values: tuple[Any, ...]) -> None:
-        self.budget.charge(len(template) + sum(map(_length, values)))
+        self.budget.charge(len(template) + sum(map(cost, values)))
         if _WIDE.search(template) or (nested and any(_WIDE.search(str(value)) for value in values)):
             raise BudgetError("the template formats text to an enormous width")
 
-    def _check_product(self, left: Any, right: Any) -> None:
+    def _check_split(self, text: str, name: str, args: tuple[Any, ...]) -> None:
+        separator = args[0] if name != "splitlines" and args and isinstance(args[0], str) else ""
+        parts = text.count(separator) if separator else len(text)
+        self.budget.charge(ITEM_CHARACTERS * (parts + 1))
+
+    def _product(self, left: Any, right: Any) -> Any:
+        """Return the product of numbers, or a text or list repeated, after measuring it."""
         if isinstance(left, int) and isinstance(right, int):
             self.budget.spend()
             if left.bit_length() + right.bit_length() > _LARGEST_NUMBER_BITS:
                 raise BudgetError("the template computes with enormous numbers")
-        elif isinstance(left, int) or isinstance(right, int):
+        elif isinstance(left, str | list | tuple) or isinstance(right, str | list | tuple):
             sequence, count = (right, left) if isinstance(left, int) else (left, right)
-            self.budget.charge(_length(sequence) * max(0, count) if not isinstance(count, float) else 0)
+            if isinstance(count, int):
+                is_text = isinstance(sequence, str)
+                size = (cost(sequence) if is_text else self.budget.measure(sequence)) * max(0, count)
+                self.budget.charge(size)
+                return sequence * count if is_text else self.budget.book(sequence * count, size + ITEM_CHARACTERS)
+        else:
+            self.budget.spend()
+        return left * right
 
     def _check_power(self, left: Any, right: Any) -> None:
         self.budget.spend()
@@ -327,6 +400,23 @@ class _Instrument(NodeTransformer):
             return [node]
         return [node, nodes.Output([_filter("_enter", nodes.Name(node.target.name, "load"))])]
 
+    def visit_List(self, node: nodes.List) -> nodes.Node:  # noqa: N802
+        """A list, tuple or mapping that holds anything but constants is measured."""
+        self.generic_visit(node)
+        return node if _is_constant(node) else _filter("_measured", node)
+
+    visit_Dict = visit_List  # noqa: N815
+
+    def visit_Tuple(self, node: nodes.Tuple) -> nodes.Node:  # noqa: N802
+        """A tuple too, unless it is a target: `{% set a, b = ... %}`."""
+        self.generic_visit(node)
+        return node if node.ctx != "load" or _is_constant(node) else _filter("_measured", node)
+
+    def visit_Getitem(self, node: nodes.Getitem) -> nodes.Node:  # noqa: N802
+        """A slice is a copy, and paid for."""
+        self.generic_visit(node)
+        return _filter("_sliced", node) if isinstance(node.arg, nodes.Slice) else node
+
     def visit_Concat(self, node: nodes.Concat) -> nodes.Node:  # noqa: N802
         """`a ~ b` becomes a filter on the list of its operands."""
         self.generic_visit(node)
@@ -348,16 +438,19 @@ def _enter_mark(message: int) -> Traced:
     return Traced("", ((0, 0, Mark(MarkKind.ENTER, message)),))
 
 
-def _length(value: Any) -> int:
-    return len(value) if isinstance(value, str | list | tuple) else 0
+def _is_constant(node: nodes.Node) -> bool:
+    """Whether a list or mapping is written with constants alone, so that its size is that of its source."""
+    if isinstance(node, nodes.List | nodes.Tuple | nodes.Dict | nodes.Pair):
+        return all(map(_is_constant, node.iter_child_nodes()))
+    return isinstance(node, nodes.Const)
 
 
 def _raise_exception(message: str) -> None:
     raise RefusedByTemplate(str(message))
 
 
-def _no_lipsum(*args: Any, **kwargs: Any) -> str:
-    raise SecurityError("a chat template may not write random text with lipsum()")
+def _no_chance(*args: Any, **kwargs: Any) -> str:
+    raise SecurityError("a chat template may not choose or write anything by chance")
 
 
 class RefusedByTemplate(jinja2.TemplateError):
@@ -367,8 +460,12 @@ class RefusedByTemplate(jinja2.TemplateError):
 class _TemplateDict:
     """The function `dict` for templates, without the type's other attributes."""
 
+    def __init__(self, environment: ChatEnvironment) -> None:
+        self._environment = environment
+
     def __call__(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        return dict(*args, **kwargs)
+        made: dict[str, Any] = self._environment._measured(dict(*args, **kwargs))
+        return made
 
     def fromkeys(self, *args: Any) -> dict[str, Any]:
         """Return `dict.fromkeys(...)`."""
@@ -384,6 +481,9 @@ class _TemplateNamespace(Namespace):
         for name in fields:
             _check_name(name)
         Namespace.__init__(self, fields)
+
+    def __repr__(self) -> str:
+        return "<Namespace>"  # Jinja's own writes out what is in it, however much that is
 
     def __setitem__(self, name: str, value: Any) -> None:
         _check_name(name)

@@ -278,6 +278,7 @@ class ChatTokenizer:
         return None if number is None else int(number)
 
 
+_LOADING_FAILURES = (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError, IndexError)
 _EMPTY = Encoded(*(np.zeros(0, dtype=np.int32) for _ in range(3)))
 
 
@@ -290,7 +291,11 @@ def load_tokenizer(path: str | Path, revision: str | None = None) -> ChatTokeniz
 
     try:
         hf = AutoTokenizer.from_pretrained(str(path), revision=revision, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+    except Exception as error:
+        if type(error) is not Exception and not isinstance(
+            error, _LOADING_FAILURES
+        ):  # the Rust library raises Exception
+            raise
         raise ModelError(
             f"no tokenizer could be loaded from {path}: {error}", mend="give a folder with a tokenizer.json"
         ) from error

@@ -8,6 +8,8 @@ loaded.model(input_ids=...)                        # evaluation mode, fp32 weigh
 from __future__ import annotations
 
 import json
+import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
@@ -27,6 +29,7 @@ from tutelage.model.adapters import load_adapter
 from tutelage.model.attention import register_attention, unwrapped
 from tutelage.model.locate import INDEX_NAME, WEIGHTS_NAME, ModelFolder, locate_model
 from tutelage.model.quantise import keep_backward_possible, nf4_settings
+from tutelage.model.weight_files import StoredTensor, read_header
 from tutelage.parallel.shard import is_tensor_parallel
 
 _CAUSAL_ENDINGS = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
@@ -238,7 +241,8 @@ def _require_causal(folder: Path, config: PretrainedConfig) -> None:
 def _load_weights(
     folder: Path, config: PretrainedConfig, how: Mapping[str, Any]
 ) -> tuple[PreTrainedModel, torch.dtype]:
-    stored_dtype = _check_files(folder)
+    stored = _stored_tensors(folder)
+    _require_plausible(folder, config, stored)
     try:
         with quiet():
             model, info = AutoModelForCausalLM.from_pretrained(
@@ -255,7 +259,7 @@ def _load_weights(
         mend = "train.parallel=shard" if "tp_plan" in how else "fetch the model again"
         raise ModelError(f"{folder} cannot be loaded: {_first_line(error)}", mend=mend) from error
     _require_complete(folder, info)
-    return model, stored_dtype
+    return model, _most_frequent_dtype(stored)
 
 
 def _require_in_parts(model: PreTrainedModel) -> None:
@@ -266,29 +270,41 @@ def _require_in_parts(model: PreTrainedModel) -> None:
         )
 
 
-def _check_files(folder: Path) -> torch.dtype:
-    """Read the header of each weight file, and return the type of most of the weights."""
+def _stored_tensors(folder: Path) -> list[StoredTensor]:
+    """Read the header of each weight file, and return what they hold."""
     if (folder / WEIGHTS_NAME).is_file():
         names = [WEIGHTS_NAME]
     elif (folder / INDEX_NAME).is_file():
         names = sorted(set(json.loads((folder / INDEX_NAME).read_text())["weight_map"].values()))
     else:
         raise ModelError(f"{folder} has no {WEIGHTS_NAME}", mend="fetch the model's safetensors files")
-    counts: dict[str, int] = {}
+    tensors: list[StoredTensor] = []
     for name in names:
         if not (folder / name).is_file():
             raise ModelError(f"{folder} lacks {name}, one of its {len(names)} weight files", mend="fetch it again")
-        try:
-            with safe_open(folder / name, framework="pt") as file:
-                for key in file.keys():  # noqa: SIM118 (not a dict)
-                    kind = file.get_slice(key).get_dtype()
-                    counts[kind] = counts.get(kind, 0) + 1
-        except (SafetensorError, OSError) as error:
-            raise ModelError(
-                f"{folder / name} is damaged: {_first_line(error)}", mend="fetch or write the file again"
-            ) from error
+        tensors += read_header(folder / name).values()
+    return tensors
+
+
+def _most_frequent_dtype(tensors: Sequence[StoredTensor]) -> torch.dtype:
+    counts = Counter(tensor.dtype for tensor in tensors)
     most = max(counts, key=lambda kind: counts[kind], default="F32")
     return {"F16": torch.float16, "BF16": torch.bfloat16, "F64": torch.float64}.get(most, torch.float32)
+
+
+def _require_plausible(folder: Path, config: PretrainedConfig, tensors: Sequence[StoredTensor]) -> None:
+    """Refuse a configuration that describes a model far larger than its weights, before one of that size is made."""
+    text = config.get_text_config()
+    elements = sum(math.prod(tensor.shape) for tensor in tensors)
+    sizes = {name: getattr(text, name, None) for name in ("num_hidden_layers", "vocab_size", "hidden_size")}
+    layers, vocabulary, width = (size if isinstance(size, int) else 0 for size in sizes.values())
+    if layers > len(tensors) or vocabulary * width > elements:
+        said = ", ".join(f"{name} {size:,}" for name, size in sizes.items() if isinstance(size, int))
+        raise ModelError(
+            f"{folder / 'config.json'} describes a larger model ({said}) than its weights are: {len(tensors):,} tensors of "
+            f"{elements:,} elements",
+            mend="check that config.json and the weights belong together, or fetch the model again",
+        )
 
 
 def _require_complete(folder: Path, info: Mapping[str, Any]) -> None:

@@ -1,7 +1,8 @@
 """Where a model is: a local folder, a Hub name, a run, or the one that ships; and whether it is safe to load.
 
-Needs no torch, so that verbs which only handle text can use it. Nothing of a model is read before `refuse_unsafe` has
-looked at the folder: weights are safetensors or are refused, and no code that comes with a model is ever run.
+Needs no torch, so that verbs which only handle text can use it. Nothing of a model is read before `refuse_code` and
+`refuse_unsafe_weights` have looked at the folder: weights are safetensors or are refused, and no code that comes with a model is
+ever run.
 """
 
 from __future__ import annotations
@@ -9,11 +10,13 @@ from __future__ import annotations
 import difflib
 import json
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from tutelage.errors import ModelError, UnsafeError
+from tutelage.model.weight_files import read_header
 
 SHIPPED_NAME = "lab"
 SHIPPED_FOLDER = Path(__file__).resolve().parents[1] / "lab" / "assets" / "base"
@@ -23,6 +26,22 @@ INDEX_NAME = "model.safetensors.index.json"
 ADAPTER_CONFIG_NAME = "adapter_config.json"
 ADAPTER_WEIGHTS_NAME = "adapter_model.safetensors"
 
+_SETTINGS_FILES = (
+    "config.json",
+    "tokenizer_config.json",
+    "generation_config.json",
+    "processor_config.json",
+    "preprocessor_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    ADAPTER_CONFIG_NAME,
+)
+# An adapter chooses modules by regular expressions, which a few signs can make run for ever.
+_PATTERN_SETTINGS = ("target_modules", "exclude_modules", "layers_pattern", "rank_pattern", "alpha_pattern")
+_REPEATED_GROUP = re.compile(r"\)[*+{]")
+_REPEAT = re.compile(r"[*+]|\{\d*,")
+_MOST_REPEATS = 5
+_MOST_JSON_BYTES = 1 << 24  # of a configuration or an index of weights
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.pickle", "*.distcp")
 HUB_TEXT_FILES = ("*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken")
@@ -74,36 +93,32 @@ def locate_model(
 
     Raises: ModelError when there is no such model; UnsafeError when loading it could run code.
     """
-    located = _find(str(name), revision, weights)
-    if weights:
-        refuse_unsafe(located.folder)
+    located = _find_safe(str(name), revision, weights)
     is_adapter = (located.folder / ADAPTER_CONFIG_NAME).is_file()
     if not is_adapter or (not weights and located.has_tokenizer):
         return located
     return replace(located, base=_base_of_adapter(located.folder, base, weights))
 
 
-def refuse_unsafe(folder: Path) -> None:
-    """Refuse a model folder whose loading could run code.
+def refuse_code(folder: Path) -> None:
+    """Refuse a model or tokenizer folder that asks for code to be run.
 
-    Raises: UnsafeError for pickled weights without safetensors, for remote code (`auto_map`, kernels from the Hub), and
-    for weight indices that name anything but safetensors inside the folder.
+    Raises: UnsafeError for `auto_map`, for kernels from the Hub, for settings that name a Python module, and for weights named in
+    a configuration that are anything but safetensors inside the folder; ModelError for a configuration that is not JSON.
     """
-    for file in ("config.json", "tokenizer_config.json", "generation_config.json"):
-        settings = _read_json(folder / file) if (folder / file).is_file() else {}
-        if settings.get("auto_map"):
-            raise UnsafeError(
-                f"{folder / file} has an `auto_map`: it asks for Python code that comes with the model to be run",
-                mend="tutelage runs no code of a model; where transformers has its own class for this `model_type`, "
-                "remove the `auto_map` entry from a local copy, otherwise choose another model",
-            )
-        attention = settings.get("_attn_implementation", settings.get("attn_implementation"))
-        if isinstance(attention, str) and "/" in attention:
-            raise UnsafeError(
-                f"{folder / file} asks for the attention kernel {attention!r}, which is code fetched from the Hub",
-                mend=f"remove that entry from {folder / file}; tutelage chooses the attention itself",
-            )
-        _check_weight_name(folder / file, settings.get("transformers_weights"))
+    for name in _SETTINGS_FILES:
+        file = folder / name
+        if file.is_file():
+            for key, value in _settings_in(_read_json(file)):
+                _refuse_setting(file, key, value)
+
+
+def refuse_unsafe_weights(folder: Path) -> None:
+    """Refuse weights whose loading could run code, and files that are not the safetensors that they are called.
+
+    Raises: UnsafeError for pickled weights without safetensors, and for weight indices that name anything but safetensors inside
+    the folder; ModelError for a damaged safetensors file.
+    """
     is_adapter = (folder / ADAPTER_CONFIG_NAME).is_file()
     accepted = (ADAPTER_WEIGHTS_NAME,) if is_adapter else (WEIGHTS_NAME, INDEX_NAME)
     if not any((folder / weights).is_file() for weights in accepted):
@@ -113,18 +128,67 @@ def refuse_unsafe(folder: Path) -> None:
                 f"{folder} has no safetensors weights, only {', '.join(pickles[:3])}: loading a pickle can run any code",
                 mend=_CONVERT,
             )
+    shards: list[str] = []
     if (folder / INDEX_NAME).is_file():
         weight_map = _read_json(folder / INDEX_NAME).get("weight_map")
         if not isinstance(weight_map, dict):
             raise ModelError(f"{folder / INDEX_NAME} has no `weight_map`", mend="fetch the model again")
-        for shard in sorted({str(shard) for shard in weight_map.values()}):
+        shards = sorted({str(shard) for shard in weight_map.values()})
+        for shard in shards:
             _check_weight_name(folder / INDEX_NAME, shard)
+    for name in (*accepted[:1], *shards):
+        if (folder / name).is_file():
+            read_header(folder / name)
+
+
+def _settings_in(settings: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield every key and value of a configuration, those of its parts (`text_config`) included."""
+    pending: list[Any] = [settings]
+    while pending:
+        part = pending.pop()
+        if isinstance(part, dict):
+            yield from part.items()
+            pending += part.values()
+        elif isinstance(part, list):
+            pending += part
+
+
+def _refuse_setting(file: Path, key: str, value: Any) -> None:
+    if key == "auto_map" and value:
+        raise UnsafeError(
+            f"{file} has an `auto_map`: it asks for Python code that comes with the model to be run",
+            mend="tutelage runs no code of a model; where transformers has its own class for this `model_type`, "
+            "remove the `auto_map` entry from a local copy, otherwise choose another model",
+        )
+    if key == "megatron_config" and value:
+        raise UnsafeError(
+            f"{file} has a `megatron_config`, for which peft would import the Python module `megatron_core` names",
+            mend=f"remove both from {file} if the adapter is one of a plain transformers model",
+        )
+    if key.removeprefix("_").endswith("_implementation"):
+        named = list(value.values()) if isinstance(value, dict) else [value]
+        if any(isinstance(name, str) and "/" in name for name in named):
+            what = "attention" if "attn" in key else "implementation"
+            raise UnsafeError(
+                f"{file} asks for the {what} kernel {value!r}, which is code fetched from the Hub",
+                mend=f"remove that entry from {file}; tutelage chooses the attention itself",
+            )
+    if key == "transformers_weights":
+        _check_weight_name(file, value)
 
 
 def nearest(name: str, candidates: list[str], *, count: int = 3) -> str:
     """Return "; did you mean a or b?" with the candidates that look like `name`, or an empty string."""
     matches = difflib.get_close_matches(name, candidates, n=count, cutoff=0.5)
     return f"; did you mean {' or '.join(matches)}?" if matches else ""
+
+
+def _find_safe(name: str, revision: str | None, weights: bool) -> ModelFolder:
+    found = _find(name, revision, weights)
+    refuse_code(found.folder)
+    if weights:
+        refuse_unsafe_weights(found.folder)
+    return found
 
 
 def _find(name: str, revision: str | None, weights: bool) -> ModelFolder:
@@ -196,6 +260,9 @@ def _base_of_adapter(folder: Path, override: str | None, weights: bool) -> Model
         )
     if weights and not (folder / ADAPTER_WEIGHTS_NAME).is_file():
         raise ModelError(f"{folder} has no {ADAPTER_WEIGHTS_NAME}", mend="save or fetch the adapter again")
+    _check_patterns(folder / ADAPTER_CONFIG_NAME, settings)
+    if weights:
+        _check_ranks(folder, settings)
     name = override or settings.get("base_model_name_or_path")
     if not isinstance(name, str) or not name:
         raise ModelError(
@@ -205,15 +272,41 @@ def _base_of_adapter(folder: Path, override: str | None, weights: bool) -> Model
     revision = settings.get("revision") if override is None else None
     revision = revision if isinstance(revision, str) else None
     try:
-        base = locate_model(_base_name(folder, name), revision=revision, weights=weights)
+        base = _find_safe(_base_name(folder, name), revision, weights)
     except ModelError as error:
         raise ModelError(
             f"the base model of adapter {folder} cannot be found: {error.problem}",
             mend=f"set base_model_name_or_path in {folder / ADAPTER_CONFIG_NAME} to where it is now",
         ) from error
-    if base.is_adapter:
+    if (base.folder / ADAPTER_CONFIG_NAME).is_file():
         raise ModelError(f"{folder} adapts another adapter, {base.folder}", mend="merge that one first: tutelage merge")
     return base
+
+
+def _check_patterns(file: Path, settings: dict[str, Any]) -> None:
+    for key in _PATTERN_SETTINGS:
+        value = settings.get(key)
+        patterns = list(value) if isinstance(value, list | dict) else [value]
+        for pattern in map(str, patterns):
+            if _REPEATED_GROUP.search(pattern) or len(_REPEAT.findall(pattern)) > _MOST_REPEATS:
+                raise UnsafeError(
+                    f"{file} has a pattern in `{key}` that could run for ever: {pattern[:80]!r}",
+                    mend="name the modules in a list instead",
+                )
+
+
+def _check_ranks(folder: Path, settings: dict[str, Any]) -> None:
+    """Require ranks that the stored matrices have: peft makes matrices of the configured rank before it reads any."""
+    tensors = read_header(folder / ADAPTER_WEIGHTS_NAME)
+    stored = {count for tensor in tensors.values() for count in tensor.shape}
+    patterns = settings.get("rank_pattern")
+    ranks = [settings.get("r"), *(patterns.values() if isinstance(patterns, dict) else ())]
+    for rank in ranks:
+        if any("lora_" in name for name in tensors) and rank not in stored:
+            raise ModelError(
+                f"{folder / ADAPTER_CONFIG_NAME} gives the rank {rank!r}, which no matrix in {ADAPTER_WEIGHTS_NAME} has",
+                mend="save or fetch the adapter again",
+            )
 
 
 def _base_name(folder: Path, name: str) -> str:
@@ -246,6 +339,8 @@ def _check_weight_name(where: Path, name: Any) -> None:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
+    if path.stat().st_size > _MOST_JSON_BYTES:
+        raise ModelError(f"{path} is larger than any configuration", mend="fetch or write the model again")
     try:
         value = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError) as error:

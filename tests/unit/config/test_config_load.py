@@ -133,6 +133,9 @@ def test_a_section_with_all_its_lines_commented_out_is_empty(tmp_path: Path) -> 
         ("data.train.3.path=x", "there is no item 3; the list has 0", "use 0 to append"),
         ("data.train=[{path: x, weight: 2, share: 0.1}]", "give either weight or share, not both", ""),
         ("train.betas=[1]", "`train.betas.1` is missing", ""),
+        ("run.name=../../elsewhere", "`../../elsewhere` is a path; give the name of one folder", ""),
+        ("lora.rank=4", "unknown key `lora`", "`train.lora`"),
+        ("train.max_tokens=4", "unknown key `train.max_tokens`", "`data.max_tokens`"),
         ("train=[1", "not a YAML value", "quote the whole argument"),
         ("train.epochs", "is not an override", "key.sub=value"),
         ("train..epochs=1", "is not an override", ""),
@@ -266,7 +269,9 @@ def test_every_value_of_a_configuration_has_an_origin() -> None:
 _SETTINGS = st.fixed_dictionaries(
     {},
     optional={
-        "run": st.fixed_dictionaries({"name": st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs"]))}),
+        "run": st.fixed_dictionaries(
+            {"name": st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs"], exclude_characters="/\\"))}
+        ),
         "sample": st.fixed_dictionaries({"prompts": st.lists(st.text(st.characters(codec="ascii")), max_size=3)}),
         "train": st.fixed_dictionaries(
             {},

@@ -22,6 +22,7 @@ from tutelage.model.locate import (
 )
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
+NO_TENSORS = (2).to_bytes(8, "little") + b"{}"  # a whole safetensors file
 
 
 @pytest.fixture
@@ -30,7 +31,7 @@ def folder(tmp_path: Path) -> Path:
     path = tmp_path / "tiny-llama"
     path.mkdir()
     (path / "config.json").write_text('{"model_type": "llama"}')
-    (path / "model.safetensors").write_bytes(b"")
+    (path / "model.safetensors").write_bytes(NO_TENSORS)
     return path
 
 
@@ -39,7 +40,7 @@ def adapter_of(base: str, path: Path, **changes: object) -> Path:
     (path / ADAPTER_CONFIG_NAME).write_text(
         json.dumps({"peft_type": "LORA", "base_model_name_or_path": base, **changes})
     )
-    (path / ADAPTER_WEIGHTS_NAME).write_bytes(b"")
+    (path / ADAPTER_WEIGHTS_NAME).write_bytes(NO_TENSORS)
     return path
 
 
@@ -88,7 +89,7 @@ def cache_hub_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *files: str
     (cache / "refs").mkdir()
     (cache / "refs" / "main").write_text(COMMIT)
     for file in files:
-        (snapshot / file).write_text("{}")
+        (snapshot / file).write_bytes(NO_TENSORS if file.endswith(".safetensors") else b"{}")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     return snapshot
