@@ -25,6 +25,7 @@ FLOORS = (
     {"data", "chat"},
     {"pack", "model", "parallel"},
     {"train", "generate"},
+    {"evaluate"},
     {"lab", "report", "cli"},
 )
 
@@ -41,11 +42,12 @@ ARROWS: dict[str, set[str]] = {
     "model": {"config", "files", "data", "chat", "pack", "parallel"},
     "generate": {"config", "files", "data", "chat", "pack", "model", "parallel"},
     "train": {"config", "files", "data", "chat", "pack", "model", "parallel"},
+    "evaluate": {"config", "files", "data", "chat", "pack", "model", "generate", "train"},
     "report": {"config", "files"},  # it reads run files only
     "lab": {"config", "files", "data", "chat", "pack", "model", "parallel", "generate", "train"},
     "cli": {
         *("config", "files", "data", "chat", "pack", "model", "parallel"),
-        *("generate", "train", "lab", "report"),
+        *("generate", "train", "evaluate", "lab", "report"),
     },
 }
 

@@ -15,7 +15,7 @@ import typer
 from rich.markup import escape
 
 from tutelage import __version__
-from tutelage.cli import chat, check, config, demo, lab, merge, pretrain, replay, report, show, train
+from tutelage.cli import chat, check, config, demo, evaluate, lab, merge, pretrain, replay, report, show, train
 from tutelage.cli.edge import EXIT_MEANINGS, guard
 
 _EPILOG = "Exit codes: " + ", ".join(f"{code} {meaning}" for code, meaning in EXIT_MEANINGS.items()) + "."
@@ -70,6 +70,7 @@ app.command("train")(train.run)
 app.command("pretrain")(pretrain.run)
 app.command("merge")(merge.run)
 app.command("chat")(chat.run)
+app.command("eval")(evaluate.run)
 app.command("report")(report.run)
 app.command("replay")(replay.run)
 app.add_typer(config.app, name="config")

@@ -165,6 +165,11 @@ class RunDir:
         return self.path / "receipt.json"
 
     @property
+    def evaluation(self) -> Path:
+        """What fine-tuning did to the model, against its base; written by `tutelage eval`."""
+        return self.path / "evaluation.json"
+
+    @property
     def masks(self) -> Path:
         """A few documents with the weight and origin of every token."""
         return self.path / "masks.json"

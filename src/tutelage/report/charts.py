@@ -142,6 +142,49 @@ def bar_chart(
     return _figure(title, drawing, description, note=note, legend=legend, height=height)
 
 
+@dataclass(frozen=True)
+class Interval:
+    """A value with the ends of its interval, and what is printed at its end."""
+
+    low: float
+    value: float
+    high: float
+    label: str
+    colour: int = 0
+
+
+def interval_chart(title: str, rows: Sequence[tuple[str, Interval]], *, x_label: str, note: str = "") -> Markup:
+    """Return one line for each interval, on both sides of zero."""
+    if not rows:
+        return empty_chart(title, note)
+    label_width = min(250, 16 + 6.6 * max(len(name) for name, _ in rows))
+    thickness = 24
+    height = TOP + thickness * len(rows) + BOTTOM
+    ends = [end for _, row in rows for end in (row.low, row.high, 0.0)]
+    low, high = min(ends), max(ends)
+    pad = 0.05 * (high - low) or 1.0
+    axis = Axis(low - pad, high + pad, label_width, WIDTH - RIGHT - 70)
+    drawing = [_vertical(axis(tick), TOP, height - BOTTOM, tick_label(tick)) for tick in axis.ticks(5)]
+    drawing.append(
+        h("line", {"class": "axis", "x1": _px(axis(0)), "x2": _px(axis(0)), "y1": TOP, "y2": _px(height - BOTTOM)})
+    )
+    for place, (name, row) in enumerate(rows):
+        y = TOP + thickness * (place + 0.5)
+        left, middle, right = (_px(axis(value)) for value in (row.low, row.value, row.high))
+        drawing += [
+            h("text", {"class": "name", "x": _px(label_width - 8), "y": _px(y + 4)}, _shorten(name, 36)),
+            h(
+                "path",
+                {"class": "interval", "d": f"M{left} {_px(y)}H{right}M{left} {_px(y - 4)}v8M{right} {_px(y - 4)}v8"},
+            ),
+            h("circle", {"class": f"dot c{row.colour}", "cx": middle, "cy": _px(y), "r": 4, "data-tip": row.label}),
+            h("text", {"class": "value", "x": _px(axis(row.high) + 6), "y": _px(y + 4)}, row.label),
+        ]
+    drawing.append(h("text", {"class": "label", "x": _px((axis.start + axis.end) / 2), "y": _px(height - 8)}, x_label))
+    description = "; ".join(f"{name}: {row.label}" for name, row in rows)
+    return _figure(title, drawing, description, note=note, height=height)
+
+
 def empty_chart(title: str, note: str = "") -> Markup:
     """Return the place of a chart for which there are no values."""
     caption = h("figcaption", None, title, h("small", None, note) if note else None)

@@ -15,6 +15,7 @@ from tutelage.report.checks import checks_section
 from tutelage.report.compare import comparison
 from tutelage.report.curves import training_section
 from tutelage.report.data import data_section
+from tutelage.report.effect import effect_section
 from tutelage.report.headline import headline
 from tutelage.report.markup import Markup, Section, h, join
 from tutelage.report.masks import masks_section
@@ -50,6 +51,7 @@ def write_comparison(run_dirs: Sequence[str | Path], out: str | Path) -> Path:
 def run_page(run: Run) -> str:
     """Return the page of one run as HTML."""
     sections = [
+        effect_section(run.effect) if run.effect is not None else None,
         scores_section(run.scores) if run.scores is not None else None,
         training_section(run),
         answers_section(run),

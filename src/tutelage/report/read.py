@@ -17,10 +17,14 @@ from tutelage.errors import RunDirError
 from tutelage.files import jsonl
 from tutelage.files.rundir import RunDir
 from tutelage.report.records import (
+    AnswerPair,
+    Changed,
     Check,
     Choice,
     Count,
+    Effect,
     Evaluation,
+    Finding,
     Histogram,
     KindScore,
     LossScore,
@@ -35,6 +39,7 @@ from tutelage.report.records import (
     SourceEvaluation,
     SourceLedger,
     Step,
+    TokenShift,
     divide,
 )
 
@@ -87,6 +92,7 @@ def read_run(folder: str | Path) -> Run:
         masks=read(place.masks, _read_masks, ()),
         checks=read(place.receipt, _read_checks, ()),
         scores=read(place.path / "scores.json", _read_scores, None),
+        effect=read(place.evaluation, _read_effect, None),
         problems=tuple(problems),
     )
 
@@ -232,6 +238,40 @@ def _read_scores(path: Path) -> Scores | None:
         for a in row.get("answers") or ()
     )
     return Scores(_text(row.get("title")), _text(row.get("command")), kinds, losses, answers)
+
+
+def _read_effect(path: Path) -> Effect:
+    row = _json_object(path)
+    shift = row.get("token_shift")
+    return Effect(
+        base=_text(row.get("base")),
+        tuned=_text(row.get("tuned")),
+        findings=tuple(_finding(finding) for finding in row.get("findings") or ()),
+        figures=tuple(_changed(measure) for measure in row.get("measures") or ()),
+        shift=_token_shift(shift) if isinstance(shift, Mapping) else None,
+        answers=tuple(_answer_pair(answer) for answer in row.get("answers") or ()),
+    )
+
+
+def _finding(row: Mapping[str, Any]) -> Finding:
+    title, detail, mend = (_text(row.get(key)) for key in ("title", "detail", "mend"))
+    return Finding(title, detail, mend, _number(row.get("size")), tuple(map(_text, row.get("rows") or ())))
+
+
+def _changed(row: Mapping[str, Any]) -> Changed:
+    texts: Any = {key: _text(row.get(key)) for key in ("key", "title", "unit", "better", "direction")}
+    numbers: Any = {key: _number(row.get(key)) for key in ("base", "tuned", "low", "high", "items", "data")}
+    return Changed(**texts, **numbers)
+
+
+def _token_shift(row: Mapping[str, Any]) -> TokenShift:
+    unshifted, marginal, shifted = (_number(row.get(key)) for key in ("unshifted", "marginal", "shifted"))
+    return TokenShift(unshifted, marginal, shifted, tuple(_number(gain) for gain in row.get("by_position") or ()))
+
+
+def _answer_pair(row: Mapping[str, Any]) -> AnswerPair:
+    prompt = "\n".join(_text(message.get("content")) for message in row.get("prompt") or ())
+    return AnswerPair(prompt, *(_text(row.get(key)) for key in ("where", "data", "base", "tuned")))
 
 
 def _count(value: Any) -> Count | None:

@@ -233,6 +233,72 @@ class Scores:
 
 
 @dataclass(frozen=True)
+class Finding:
+    """Something that fine-tuning did and should not have; `size` is in budgets, 1 where it begins to be told."""
+
+    title: str
+    detail: str
+    mend: str
+    size: float | None
+    rows: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Changed:
+    """A figure of base and tuned model with the interval of its change; `data` is that of the data's own answers."""
+
+    key: str
+    title: str
+    unit: str
+    better: str
+    direction: str
+    base: float | None
+    tuned: float | None
+    low: float | None
+    high: float | None
+    items: float | None
+    data: float | None
+
+    @property
+    def difference(self) -> float | None:
+        """Tuned less base."""
+        return None if self.base is None or self.tuned is None else self.tuned - self.base
+
+
+@dataclass(frozen=True)
+class TokenShift:
+    """Shares of the tokens of the tuned model's answers by their rank in the base, and the mean gain by position."""
+
+    unshifted: float | None
+    marginal: float | None
+    shifted: float | None
+    by_position: tuple[float | None, ...]
+
+
+@dataclass(frozen=True)
+class AnswerPair:
+    """A held-out prompt with the data's own answer, the base's and the tuned model's."""
+
+    prompt: str
+    where: str
+    data: str
+    base: str
+    tuned: str
+
+
+@dataclass(frozen=True)
+class Effect:
+    """What fine-tuning did to a model, from `evaluation.json`."""
+
+    base: str
+    tuned: str
+    findings: tuple[Finding, ...]
+    figures: tuple[Changed, ...]
+    shift: TokenShift | None
+    answers: tuple[AnswerPair, ...]
+
+
+@dataclass(frozen=True)
 class Run:
     """Everything the report knows about one run."""
 
@@ -252,6 +318,7 @@ class Run:
     masks: tuple[MaskDocument, ...]
     checks: tuple[Check, ...]
     scores: Scores | None
+    effect: Effect | None
     problems: tuple[str, ...]
 
     @property

@@ -15,7 +15,7 @@ from tutelage import errors
 from tutelage.cli import edge
 from tutelage.cli.main import app
 
-VERBS = ("demo", "show", "check", "train", "pretrain", "merge", "chat", "report", "replay", "config", "lab")
+VERBS = ("demo", "show", "check", "train", "pretrain", "merge", "chat", "eval", "report", "replay", "config", "lab")
 SUBVERBS = (
     "config schema",
     "config presets",

@@ -1,0 +1,210 @@
+"""What is wrong, in plain words: which figures went further than they may, the worst first, tied to rows and with a mend."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tutelage.evaluate.measures import Measure
+from tutelage.evaluate.stats import Change, Direction
+from tutelage.evaluate.style import Phrase
+from tutelage.evaluate.training import TrainingAnswers
+
+MOST_ROWS = 5
+SURE_Z = 5.0
+"""Standard errors that a phrase must be away from the data: thousands are looked at, and none may be told by chance."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How far a figure may go before it is told: changes smaller than these are nobody's concern, however sure they are."""
+
+    forgetting: float = 0.03
+    """Rise of bits per byte on held-out text, as a part of the base's."""
+    worse: float = 0.01
+    """Rise of the loss on held-out answers, as a part of the base's: learning should lower it."""
+    gap: float = 0.10
+    """Growth of held-out less trained loss, as a part of the held-out loss."""
+    share: float = 0.10
+    """Growth of a share of answers, or of what answers have in common, over that of the data."""
+    length: float = 0.25
+    """Difference from the data's mean length, as a part of it."""
+    unstopped: float = 0.05
+    """Share of answers that do not end."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something to look at. `size` is in budgets: 1 is where it begins to be told. `rows` are training rows most tied to it."""
+
+    key: str
+    title: str
+    detail: str
+    mend: str
+    size: float
+    rows: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Rule:
+    """What a measure is told as, by the beginning of its key. `budget` names a field of `Budget`; `mend` says what to try."""
+
+    key: str
+    title: str
+    budget: str
+    mend: str
+    from_data: bool = False
+
+
+_RULES = (
+    _Rule(
+        "forgetting.",
+        "It forgot text that it could read",
+        "forgetting",
+        "a lower train.learning_rate, fewer epochs, 5 to 10 % of pre-training text among data.train (type: text), or "
+        "train.method=lora",
+    ),
+    _Rule(
+        "learning.",
+        "It reads held-out answers worse than the base does",
+        "worse",
+        "a lower train.learning_rate, fewer epochs, train.early_stopping; look whether the training rows are of the held-out kind",
+    ),
+    _Rule(
+        "overfitting.copied",
+        "It recites training answers",
+        "share",
+        "fewer epochs, train.early_stopping, more different rows, train.neftune_alpha=5",
+        from_data=True,
+    ),
+    _Rule(
+        "overfitting.",
+        "It knows its training rows by heart",
+        "gap",
+        "fewer epochs, train.early_stopping, more different rows, dropout",
+    ),
+    _Rule(
+        "style.repeated",
+        "It repeats itself within an answer",
+        "share",
+        "look for repetition in the training answers; fewer epochs, a lower train.learning_rate",
+        from_data=True,
+    ),
+    _Rule(
+        "style.openers",
+        "Its answers begin alike",
+        "share",
+        "take out, or write anew, part of the training answers that begin so",
+        from_data=True,
+    ),
+    _Rule(
+        "style.closers",
+        "Its answers end alike",
+        "share",
+        "take out, or write anew, part of the training answers that end so",
+        from_data=True,
+    ),
+    _Rule(
+        "style.skeletons",
+        "Its answers follow one template",
+        "share",
+        "more different training answers: drop copies of the template, vary how prompts are asked",
+        from_data=True,
+    ),
+    _Rule(
+        "style.lists",
+        "It writes lists where the data do not",
+        "share",
+        "look for lists in the training answers",
+        from_data=True,
+    ),
+)
+
+
+def findings(
+    measures: Sequence[Measure], phrases: Sequence[Phrase], training: TrainingAnswers, budget: Budget | None = None
+) -> list[Finding]:
+    """Return what went further than its budget and beyond chance, the largest first."""
+    budget = budget or Budget()
+    found = [
+        _unstopped(measure, budget) or _length(measure, budget) or _by_rule(measure, budget) for measure in measures
+    ]
+    found += [_phrase(phrase, training, budget) for phrase in phrases]
+    return sorted((one for one in found if one is not None), key=lambda one: -one.size)
+
+
+def _by_rule(measure: Measure, budget: Budget) -> Finding | None:
+    rule = next((rule for rule in _RULES if measure.key.startswith(rule.key)), None)
+    if rule is None:
+        return None
+    changed = measure.from_data if rule.from_data else measure.change
+    if changed is None or changed.direction is not Direction.UP or changed.difference is None:
+        return None
+    size = changed.difference / (measure.scale or 1.0) / float(getattr(budget, rule.budget))
+    if size < 1:
+        return None
+    return Finding(measure.key, rule.title, _told(measure, changed, of_data=rule.from_data), rule.mend, size)
+
+
+def _told(measure: Measure, changed: Change, *, of_data: bool) -> str:
+    whose = "the data's own answers" if of_data else "the base"
+    assert changed.difference is not None and changed.low is not None and changed.high is not None
+    relative = ""
+    if measure.scale:
+        low, middle, high = (100 * value / measure.scale for value in (changed.low, changed.difference, changed.high))
+        relative = f", {middle:+.1f} % ({low:+.1f} to {high:+.1f})"
+    return (
+        f"{measure.title}: {_figure(changed.base)} in {whose}, {_figure(changed.tuned)} now{relative}; "
+        f"{measure.unit}, {changed.items:,} items"
+    )
+
+
+def _unstopped(measure: Measure, budget: Budget) -> Finding | None:
+    tuned = measure.change.tuned
+    if measure.key != "style.stopped" or tuned is None or 1 - tuned < budget.unstopped:
+        return None
+    return Finding(
+        measure.key,
+        "It does not stop by itself",
+        f"{1 - tuned:.0%} of its answers ran into the limit of tokens; {1 - (measure.change.base or 0):.0%} of the base's did",
+        "a larger --max-new-tokens shows whether they are long or endless; if endless, train longer, and look with "
+        "`tutelage show` whether the stop token carries loss",
+        (1 - tuned) / budget.unstopped,
+    )
+
+
+def _length(measure: Measure, budget: Budget) -> Finding | None:
+    changed = measure.from_data
+    if measure.key != "style.words" or changed is None or not changed.base or changed.difference is None:
+        return None
+    size = abs(changed.difference) / changed.base / budget.length
+    if changed.direction is Direction.SAME or size < 1:
+        return None
+    longer = changed.difference > 0
+    return Finding(
+        measure.key,
+        f"Its answers are {'longer' if longer else 'shorter'} than those of the data",
+        _told(measure, changed, of_data=True),
+        "look at the lengths of the training answers: the model takes on the commonest",
+        size,
+    )
+
+
+def _phrase(phrase: Phrase, training: TrainingAnswers, budget: Budget) -> Finding | None:
+    size = (phrase.tuned - phrase.data) / budget.share
+    if phrase.z < SURE_Z or size < 1:
+        return None
+    rows = training.rows_with(phrase.text)
+    return Finding(
+        f"phrase.{phrase.text}",
+        f'It says "{phrase.text}" again and again',
+        f"in {phrase.tuned:.0%} of its answers; the data's own answers to the same prompts have it in {phrase.data:.0%}, "
+        f"the base's in {phrase.base:.0%}; so do {len(rows):,} of {len(training.texts):,} training answers",
+        "take these training rows out, or write their answers anew" if rows else "a sign of overfitting: fewer epochs",
+        size,
+        rows[:MOST_ROWS],
+    )
+
+
+def _figure(value: float | None) -> str:
+    return "not measured" if value is None else f"{value:.4g}"

@@ -1,0 +1,223 @@
+"""From what both models did to figures: each a change with an interval, and the same figure of the data's own answers beside it."""
+
+# D documents, N answers, L tokens of an answer
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+import numpy.typing as npt
+
+from tutelage.evaluate import style
+from tutelage.evaluate.observe import Answer, Likelihoods, Losses, Task
+from tutelage.evaluate.stats import Change, Tallies, change, change_of_gap
+
+UNSHIFTED_RANK, MARGINAL_RANK = 0, 2
+"""Ranks in the base of what the tuned model says: its own choice, and up to its third. Source: Lin et al. 2023, arXiv 2312.01552."""
+
+
+class Group(StrEnum):
+    """What a figure is about."""
+
+    LEARNING = "learning"
+    FORGETTING = "forgetting"
+    OVERFITTING = "overfitting"
+    STYLE = "style"
+
+
+class Better(StrEnum):
+    """Which way is better; style has none."""
+
+    LOWER = "lower"
+    HIGHER = "higher"
+    NEITHER = "neither"
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One figure of base and tuned model, of one `source` or, where that is empty, of all.
+
+    `from_data` is the change from the data's own answers to the tuned model's, for the same prompts; None where there are none.
+    `scale` is what a change is a part of when it is called large or small; None where the figure is a share already.
+    """
+
+    key: str
+    title: str
+    unit: str
+    group: Group
+    better: Better
+    change: Change
+    from_data: Change | None = None
+    scale: float | None = None
+    source: str = ""
+
+    def to_json(self) -> dict[str, object]:
+        """Return the figure with its interval."""
+        return {
+            "key": self.key,
+            "title": self.title,
+            "unit": self.unit,
+            "source": self.source,
+            "group": self.group,
+            "better": self.better,
+            **self.change.to_json(),
+            "data": self.from_data.base if self.from_data else None,
+            "from_data": self.from_data.to_json() if self.from_data else None,
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class Read:
+    """Losses of base and tuned model on the same documents, all of one source; `base_again` those of the base in other batches.
+
+    Shapes: `num_bytes` [D], of the supervised text.
+    """
+
+    source: str
+    is_text: bool
+    base: Losses
+    tuned: Losses
+    base_again: Losses
+    num_bytes: npt.NDArray[np.float64]
+
+    @classmethod
+    def joined(cls, source: str, reads: Sequence[Read]) -> Read:
+        """Return all documents of several sources of one kind."""
+        return cls(
+            source,
+            reads[0].is_text,
+            base=Losses.joined([read.base for read in reads]),
+            tuned=Losses.joined([read.tuned for read in reads]),
+            base_again=Losses.joined([read.base_again for read in reads]),
+            num_bytes=np.concatenate([read.num_bytes for read in reads]),
+        )
+
+    def per_token(self, losses: Losses) -> Tallies:
+        """Return nats and tokens of each document."""
+        return Tallies(losses.nats, losses.tokens)
+
+    def bits_per_byte(self, losses: Losses) -> Tallies:
+        """Return bits and bytes of each document."""
+        return Tallies(losses.nats / np.log(2), self.num_bytes)
+
+
+def _noise(one: Tallies, other: Tallies) -> float | None:
+    return None if one.value is None or other.value is None else abs(one.value - other.value)
+
+
+def forgetting(read: Read) -> Measure:
+    """Return bits per byte of plain text that is not trained on."""
+    base, tuned, again = (read.bits_per_byte(losses) for losses in (read.base, read.tuned, read.base_again))
+    found = change(base, tuned, noise=_noise(base, again))
+    title = f"loss on held-out text ({read.source})"
+    key = f"forgetting.{read.source}"
+    return Measure(
+        key, title, "bits per byte", Group.FORGETTING, Better.LOWER, found, scale=found.base, source=read.source
+    )
+
+
+def learning(read: Read) -> Measure:
+    """Return the loss on answers of the data that are not trained on."""
+    base, tuned, again = (read.per_token(losses) for losses in (read.base, read.tuned, read.base_again))
+    found = change(base, tuned, noise=_noise(base, again))
+    title = f"loss on held-out answers ({read.source})"
+    key = f"learning.{read.source}"
+    return Measure(
+        key, title, "nats per token", Group.LEARNING, Better.LOWER, found, scale=found.base, source=read.source
+    )
+
+
+def overfitting(trained: Read, held_out: Read) -> Measure:
+    """Return how much higher the loss is on held-out documents of a source than on trained ones, with what the base has of that."""
+    sides = [(read.per_token(read.base), read.per_token(read.tuned)) for read in (trained, held_out)]
+    found = change_of_gap(*sides)
+    title = f"loss on held-out less on trained documents ({trained.source})"
+    key = f"overfitting.{trained.source}"
+    scale = held_out.per_token(held_out.tuned).value
+    source = trained.source
+    return Measure(key, title, "nats per token", Group.OVERFITTING, Better.LOWER, found, scale=scale, source=source)
+
+
+def of_answers(
+    tasks: Sequence[Task], base: Sequence[Answer], tuned: Sequence[Answer], known: frozenset[tuple[str, ...]]
+) -> list[Measure]:
+    """Return how the answers of both are written; `known` are the runs of words in answers of the training data."""
+    texts = [answer.text for answer in base], [answer.text for answer in tuned], [task.reference for task in tasks]
+    measures = []
+
+    def add(key: str, title: str, unit: str, sides: Sequence[Tallies], better: Better, group: Group) -> None:
+        of_base, of_tuned, *of_data = sides
+        from_data = change(of_data[0], of_tuned) if of_data else None
+        measures.append(Measure(key, title, unit, group, better, change(of_base, of_tuned), from_data))
+
+    stops = [Tallies.of([(answer.stopped, 1) for answer in side]) for side in (base, tuned)]
+    add("style.stopped", "answers that end by themselves", "share", stops, Better.HIGHER, Group.LEARNING)
+    counts = (
+        ("style.words", "length of an answer", "words", style.length, Better.NEITHER),
+        ("style.repeated", "runs of four words said before in the answer", "share", style.repeated, Better.LOWER),
+        ("style.lists", "lines that are items of a list", "share", style.list_lines, Better.NEITHER),
+        ("style.bold", "passages in bold", "per 1,000 words", style.bold, Better.NEITHER),
+    )
+    for key, title, unit, count, better in counts:
+        add(key, title, unit, [style.tallies(side, count) for side in texts], better, Group.STYLE)
+    edges = (
+        ("style.openers", "chance that two answers begin alike (three words)", style.opener),
+        ("style.closers", "chance that two answers end alike (three words)", style.closer),
+    )
+    for key, title, edge in edges:
+        add(key, title, "share", [style.shared(side, edge) for side in texts], Better.NEITHER, Group.STYLE)
+    outlines = []
+    for side in texts:
+        common = style.common_words(side)
+        outlines.append(style.shared(side, lambda text, common=common: style.skeleton(text, common)))  # type: ignore[misc]
+    title = "chance that two answers have one skeleton"
+    add("style.skeletons", title, "share", outlines, Better.NEITHER, Group.STYLE)
+    prompts = [task.messages[-1].content for task in tasks]
+    copies = [
+        Tallies.of([style.copied(text, prompt, known) for text, prompt in zip(side, prompts, strict=True)])
+        for side in texts
+    ]
+    title = f"answers with {style.COPIED_WORDS} words in a row of a training answer"
+    add("overfitting.copied", title, "share", copies, Better.LOWER, Group.OVERFITTING)
+    return measures
+
+
+@dataclass(frozen=True)
+class Shift:
+    """How far what the tuned model says is from what the base would say after the same words.
+
+    Shares of tokens: `unshifted` are the base's own choice, `marginal` among its first three, `shifted` beyond. `nats` is the mean
+    of log p_tuned - log p_base. `by_position` holds `nats` of the first tokens of an answer.
+    """
+
+    unshifted: float
+    marginal: float
+    shifted: float
+    nats: float
+    tokens: int
+    by_position: tuple[float, ...]
+
+
+def token_shift(base: Sequence[Likelihoods], tuned: Sequence[Likelihoods], *, positions: int = 32) -> Shift | None:
+    """Return the shift on answers of the tuned model, read by both; None without a token."""
+    ranks = np.concatenate([one.rank for one in base]) if base else np.zeros(0)
+    if not len(ranks):
+        return None
+    gains = [t.log_probability - b.log_probability for b, t in zip(base, tuned, strict=True)]
+    unshifted, marginal = ranks <= UNSHIFTED_RANK, (ranks > UNSHIFTED_RANK) & (ranks <= MARGINAL_RANK)
+    by_position = []
+    for position in range(positions):
+        at = [gain[position] for gain in gains if len(gain) > position]
+        if len(at) >= max(2, len(gains) // 10):  # a mean of few answers says nothing about the position
+            by_position.append(float(np.mean(at)))
+    return Shift(
+        unshifted=float(unshifted.mean()),
+        marginal=float(marginal.mean()),
+        shifted=float(1 - unshifted.mean() - marginal.mean()),
+        nats=float(np.concatenate(gains).mean()),
+        tokens=len(ranks),
+        by_position=tuple(by_position),
+    )

@@ -1,0 +1,182 @@
+"""What one model does with the work of an evaluation: losses of documents, answers to prompts, likelihoods of given answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from tutelage.chat.rendered import Rendered
+from tutelage.config.schema import Layout
+from tutelage.data.conversation import Message
+from tutelage.evaluate.subject import Subject
+from tutelage.generate.local import generate
+from tutelage.model.head import supervised_logits, supervised_losses
+from tutelage.pack.batch import Batch, pack_batch, pad_batch
+from tutelage.pack.plan import plan_packs
+
+# D documents, S supervised tokens of one batch, L tokens of one answer, V vocabulary
+
+MICRO_TOKENS = 4096
+ROWS_AT_ONCE = 128
+
+Progress = Callable[[str, int, int], None]
+"""Called as (what is being done, how much is done, how much there is)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Losses:
+    """Losses of documents, in the order in which they were given.
+
+    Shapes: [D]. `nats` is the sum over the supervised tokens of a document, `tokens` how many there are.
+    """
+
+    nats: npt.NDArray[np.float64]
+    tokens: npt.NDArray[np.float64]
+
+    @classmethod
+    def joined(cls, parts: Sequence[Losses]) -> Losses:
+        """Return the losses of several lists of documents, one after the other."""
+        return cls(np.concatenate([one.nats for one in parts]), np.concatenate([one.tokens for one in parts]))
+
+    def part(self, chosen: slice) -> Losses:
+        """Return the losses of some of the documents."""
+        return Losses(self.nats[chosen], self.tokens[chosen])
+
+
+def document_losses(
+    subject: Subject, documents: Sequence[Rendered], progress: Progress, *, micro_tokens: int = MICRO_TOKENS
+) -> Losses:
+    """Return the loss of every document. What shares a batch with it has no influence; `micro_tokens` bounds the batch."""
+    nats = np.zeros(len(documents))
+    tokens = np.array([document.supervised_tokens for document in documents], dtype=np.float64)
+    done = 0
+    with torch.inference_mode():
+        for group, batch in _batches(subject, documents, micro_tokens):
+            if batch.num_supervised:
+                losses = supervised_losses(subject.model, batch)
+                sums = torch.zeros(len(group), dtype=torch.float64, device=subject.device)
+                sums.index_add_(0, losses.document, losses.loss.double())
+                nats[group] = sums.cpu().numpy()
+            done += len(group)
+            progress("reading", done, len(documents))
+    return Losses(nats, tokens)
+
+
+def _batches(subject: Subject, documents: Sequence[Rendered], micro_tokens: int) -> Iterator[tuple[list[int], Batch]]:
+    """Yield groups of documents, by number, and each as a batch on the subject's device."""
+    lengths = [len(document) for document in documents]
+    if not lengths:
+        return
+    if subject.layout is Layout.PACKED:
+        packs = plan_packs(lengths, max(micro_tokens, *lengths), seed=0, epoch=0, longest_first=True).packs
+        groups = [list(pack) for pack in packs]
+    else:
+        groups = _of_like_length(lengths, micro_tokens)
+    lay_out = pack_batch if subject.layout is Layout.PACKED else pad_batch
+    for group in groups:
+        yield group, lay_out([documents[number] for number in group]).to(subject.device)
+
+
+def _of_like_length(lengths: Sequence[int], slots: int) -> list[list[int]]:
+    """Group numbers, longest first, so that rows times the longest stays within `slots`."""
+    groups: list[list[int]] = []
+    for number in sorted(range(len(lengths)), key=lambda number: -lengths[number]):
+        if groups and (len(groups[-1]) + 1) * lengths[groups[-1][0]] <= slots:
+            groups[-1].append(number)
+        else:
+            groups.append([number])
+    return groups
+
+
+@dataclass(frozen=True)
+class Task:
+    """A prompt to answer: its messages, the answer that the data have for it, and the row that it is of."""
+
+    messages: tuple[Message, ...]
+    reference: str
+    where: str
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a model said: `ids` with the stop token where it said one; `text` without."""
+
+    prompt_ids: tuple[int, ...]
+    ids: tuple[int, ...]
+    text: str
+    stopped: bool
+
+
+def answer_tasks(subject: Subject, tasks: Sequence[Task], progress: Progress, *, max_new_tokens: int) -> list[Answer]:
+    """Answer every task greedily."""
+    renderer = subject.renderer
+    prompts = [tuple(renderer.prompt_ids(task.messages)) for task in tasks]
+    answers: list[Answer] = []
+    for start in range(0, len(prompts), ROWS_AT_ONCE):
+        asked = prompts[start : start + ROWS_AT_ONCE]
+        said = generate(
+            subject.model,
+            renderer.tokenizer,
+            asked,
+            stop_ids=renderer.stop_ids,
+            max_new_tokens=max_new_tokens,
+            batch_rows=ROWS_AT_ONCE,
+        )
+        stop = renderer.stop_ids[:1]
+        answers += [
+            Answer(prompt, (*one.ids, *(stop if one.stopped else ())), one.text.strip(), one.stopped)
+            for prompt, one in zip(asked, said, strict=True)
+        ]
+        progress("answering", len(answers), len(prompts))
+    return answers
+
+
+@dataclass(frozen=True, eq=False)
+class Likelihoods:
+    """How likely a model finds the tokens of one answer.
+
+    Shapes: [L]. `log_probability` in nats; `rank` is 0 for the token that the model would have said itself.
+    """
+
+    log_probability: npt.NDArray[np.float64]
+    rank: npt.NDArray[np.int64]
+
+
+def likelihoods(subject: Subject, answers: Sequence[Answer], progress: Progress) -> list[Likelihoods]:
+    """Return how likely a model finds answers, its own or another's, after their prompts."""
+    documents = [_as_document(answer) for answer in answers]
+    found: dict[int, Likelihoods] = {}
+    with torch.inference_mode():
+        for group, batch in _batches(subject, documents, MICRO_TOKENS // 2):
+            logits_SV = supervised_logits(subject.model, batch).float()
+            target_S1 = batch.supervised_targets[:, None]
+            said_S1 = logits_SV.gather(1, target_S1)
+            log_S = (said_S1[:, 0] - logits_SV.logsumexp(dim=-1)).double().cpu().numpy()
+            rank_S = (logits_SV > said_S1).sum(dim=-1).cpu().numpy()
+            document_S = batch.supervised_document.cpu().numpy()
+            for place, number in enumerate(group):
+                own = document_S == place
+                found[number] = Likelihoods(log_S[own], rank_S[own])
+            progress("comparing tokens", len(found), len(documents))
+    return [found[number] for number in range(len(documents))]
+
+
+def _as_document(answer: Answer) -> Rendered:
+    """Return prompt and answer as a document in which the answer is supervised."""
+    ids = np.array([*answer.prompt_ids, *answer.ids], dtype=np.int32)
+    weights = np.zeros(len(ids), dtype=np.float32)
+    weights[len(answer.prompt_ids) :] = 1.0
+    return Rendered(
+        ids=ids,
+        weights=weights,
+        message=np.full(len(ids), -1, dtype=np.int32),
+        part=np.zeros(len(ids), dtype=np.int8),
+        roles=(),
+        record_id="",
+        source="answers",
+        where="",
+    )

@@ -1,0 +1,240 @@
+"""An evaluation from beginning to end: a tuned model and its base at the same work, what changed, and what of it matters."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from tutelage.chat.rendered import Rendered
+from tutelage.chat.tokenizer import ChatTokenizer
+from tutelage.config.schema import Config
+from tutelage.data.conversation import Conversation, Role
+from tutelage.data.order import permutation
+from tutelage.errors import DataError
+from tutelage.evaluate import measures
+from tutelage.evaluate.findings import Finding, findings
+from tutelage.evaluate.measures import Measure, Read, Shift
+from tutelage.evaluate.observe import (
+    MICRO_TOKENS,
+    Answer,
+    Likelihoods,
+    Losses,
+    Progress,
+    Task,
+    answer_tasks,
+    document_losses,
+    likelihoods,
+)
+from tutelage.evaluate.style import COPIED_WORDS, Phrase, grown_phrases
+from tutelage.evaluate.subject import Subject, load_base, load_tuned
+from tutelage.evaluate.training import TrainingAnswers, answer_ids, training_answers
+from tutelage.train.prepare import Prepared, prepare
+
+DOCUMENTS_OF_A_SOURCE = 1000
+"""Held-out documents, and as many trained ones, that are read of each source."""
+ANSWERS_SHOWN = 200
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much work there is: prompts to answer, and the longest answer in tokens."""
+
+    prompts: int = 200
+    max_new_tokens: int = 128
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What was found out. `answers` are (task, answer of the base, answer of the tuned model)."""
+
+    base: str
+    tuned: str
+    measures: tuple[Measure, ...]
+    shift: Shift | None
+    phrases: tuple[Phrase, ...]
+    findings: tuple[Finding, ...]
+    answers: tuple[tuple[Task, Answer, Answer], ...]
+
+    def to_json(self) -> dict[str, object]:
+        """Return the content of `evaluation.json`."""
+        return {
+            "base": self.base,
+            "tuned": self.tuned,
+            "findings": [vars(finding) for finding in self.findings],
+            "measures": [measure.to_json() for measure in self.measures],
+            "token_shift": vars(self.shift) if self.shift else None,
+            "phrases": [vars(phrase) for phrase in self.phrases],
+            "answers": [
+                {
+                    "prompt": [{"role": m.role.value, "content": m.content} for m in task.messages],
+                    "where": task.where,
+                    "data": task.reference,
+                    "base": base.text,
+                    "tuned": tuned.text,
+                    "base_stopped": base.stopped,
+                    "tuned_stopped": tuned.stopped,
+                }
+                for task, base, tuned in self.answers[:ANSWERS_SHOWN]
+            ],
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class Work:
+    """What both models are given. `trained` and `held_out` are documents of each source by its name."""
+
+    trained: dict[str, Sequence[Rendered]]
+    held_out: dict[str, Sequence[Rendered]]
+    tasks: tuple[Task, ...]
+    training: TrainingAnswers
+
+    @property
+    def documents(self) -> list[Rendered]:
+        """All documents: trained ones first, source after source."""
+        return [document for side in (self.trained, self.held_out) for of in side.values() for document in of]
+
+
+def evaluate(
+    config: Config, tuned: Path, *, device: torch.device, size: Size | None = None, progress: Progress
+) -> Evaluation:
+    """Compare the model in `tuned` with its base, the model of `config`, on the held-out data of `config`.
+
+    One model is in memory at a time.
+
+    Raises: DataError when nothing is held out; whatever preparing data and loading models raise.
+    """
+    size = size or Size()
+    prepared = prepare(config, progress=progress, lenient=True)
+    work = gather_work(prepared, size)
+    probes = work.documents[:3]
+    after = _see(load_tuned(tuned, config, probes, device), work, size, _of("tuned model", progress))
+    base = load_base(config, prepared.renderer, probes, device)
+    before = _see(base, work, size, _of("base", progress), read=after.answers)
+    return _conclude(work, before, after, names=(config.model.path, str(tuned)), tokenizer=prepared.tokenizer)
+
+
+def _of(name: str, progress: Progress) -> Progress:
+    return lambda what, done, count: progress(f"{name}: {what}", done, count)
+
+
+def gather_work(prepared: Prepared, size: Size) -> Work:
+    """Choose documents and prompts.
+
+    Raises: DataError when nothing is held out.
+    """
+    if not prepared.held_out:
+        raise DataError(
+            "nothing is held out, so there is nothing that the model has not seen",
+            mend="give files with --held-out, or set data.held_out or data.held_out_fraction",
+        )
+    tasks = [_task(record) for record in prepared.held_out_records if isinstance(record, Conversation)]
+    return Work(
+        trained=_by_source(prepared.documents),
+        held_out=_by_source(prepared.held_out),
+        tasks=tuple(task for task in tasks if task is not None)[: size.prompts],
+        training=training_answers(prepared.documents, prepared.tokenizer),
+    )
+
+
+def _by_source(documents: Sequence[Rendered]) -> dict[str, Sequence[Rendered]]:
+    """Return documents that are supervised by source, of each at most a thousand, by chance."""
+    found: dict[str, list[Rendered]] = {}
+    for index in permutation(len(documents), 0, 0):
+        document = documents[int(index)]
+        of_source = found.setdefault(document.source, [])
+        if len(of_source) < DOCUMENTS_OF_A_SOURCE and document.supervised_tokens:
+            of_source.append(document)
+    return {source: of_source for source, of_source in sorted(found.items()) if of_source}
+
+
+def _task(conversation: Conversation) -> Task | None:
+    """Return the first answer to a user as a task; None where a conversation has none, or needs tools to be offered."""
+    first = next((i for i, m in enumerate(conversation.messages) if i and m.role is Role.ASSISTANT), None)
+    if first is None or conversation.tools:
+        return None
+    where = str(conversation.origin) if conversation.origin else conversation.source
+    return Task(conversation.messages[:first], conversation.messages[first].content.strip(), where)
+
+
+@dataclass(frozen=True, eq=False)
+class _Seen:
+    """What one model did: losses of all documents of the work, again in other batches, its answers, likelihoods of those read."""
+
+    losses: Losses
+    again: Losses
+    answers: list[Answer]
+    likelihoods: list[Likelihoods]
+
+
+def _see(
+    subject: Subject, work: Work, size: Size, progress: Progress, *, read: Sequence[Answer] | None = None
+) -> _Seen:
+    """Let one model do the work, and `read` answers: by default its own."""
+    documents = work.documents
+    answers = answer_tasks(subject, work.tasks, progress, max_new_tokens=size.max_new_tokens)
+    return _Seen(
+        losses=document_losses(subject, documents, progress),
+        again=document_losses(subject, documents, progress, micro_tokens=MICRO_TOKENS // 2),
+        answers=answers,
+        likelihoods=likelihoods(subject, answers if read is None else read, progress),
+    )
+
+
+def _conclude(
+    work: Work, before: _Seen, after: _Seen, *, names: tuple[str, str], tokenizer: ChatTokenizer
+) -> Evaluation:
+    trained, held_out = _reads(work, before, after, tokenizer)
+    found = [measures.forgetting(read) if read.is_text else measures.learning(read) for read in held_out.values()]
+    found += [measures.overfitting(*pair) for pair in _pairs(trained, held_out)]
+    phrases: list[Phrase] = []
+    if work.tasks:
+        known = work.training.runs(COPIED_WORDS)
+        found += measures.of_answers(work.tasks, before.answers, after.answers, known)
+        texts = [[answer.text for answer in side] for side in (after.answers, before.answers)]
+        phrases = grown_phrases(texts[0], [task.reference for task in work.tasks], texts[1])
+    return Evaluation(
+        *names,
+        measures=tuple(sorted(found, key=lambda measure: measure.key)),
+        shift=measures.token_shift(before.likelihoods, after.likelihoods),
+        phrases=tuple(phrases),
+        findings=tuple(findings(found, phrases, work.training)),
+        answers=tuple(zip(work.tasks, before.answers, after.answers, strict=True)),
+    )
+
+
+def _pairs(trained: dict[str, Read], held_out: dict[str, Read]) -> list[tuple[Read, Read]]:
+    """Return trained and held-out documents to compare: of sources that have both, else all conversations and all texts."""
+    if both := trained.keys() & held_out.keys():
+        return [(trained[source], held_out[source]) for source in sorted(both)]
+    pairs = []
+    for name, is_text in (("conversations", False), ("texts", True)):
+        sides = [[read for read in side.values() if read.is_text == is_text] for side in (trained, held_out)]
+        if all(sides):
+            pairs.append((Read.joined(name, sides[0]), Read.joined(name, sides[1])))
+    return pairs
+
+
+def _reads(
+    work: Work, before: _Seen, after: _Seen, tokenizer: ChatTokenizer
+) -> tuple[dict[str, Read], dict[str, Read]]:
+    """Return the losses on trained and on held-out documents, by source."""
+    sides: list[dict[str, Read]] = []
+    start = 0
+    for side in (work.trained, work.held_out):
+        sides.append({})
+        for source, documents in side.items():
+            own = slice(start, start + len(documents))
+            start = own.stop
+            sides[-1][source] = Read(
+                source,
+                is_text=not documents[0].roles,
+                base=before.losses.part(own),
+                tuned=after.losses.part(own),
+                base_again=before.again.part(own),
+                num_bytes=np.array([len(tokenizer.decode(answer_ids(one)).encode()) for one in documents], float),
+            )
+    return sides[0], sides[1]

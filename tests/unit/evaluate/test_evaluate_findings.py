@@ -1,0 +1,59 @@
+"""Which figures are told as findings, in what order, and what they are tied to."""
+
+from __future__ import annotations
+
+import pytest
+
+from tutelage.evaluate.findings import findings
+from tutelage.evaluate.measures import Better, Group, Measure
+from tutelage.evaluate.stats import Change
+from tutelage.evaluate.style import Phrase
+from tutelage.evaluate.training import TrainingAnswers
+
+NOTHING = TrainingAnswers((), (), 0)
+
+
+def measure(key: str, change: Change, *, scale: float | None = None, from_data: Change | None = None) -> Measure:
+    return Measure(key, key, "share", Group.STYLE, Better.LOWER, change, from_data, scale)
+
+
+def test_forgetting_is_told_from_three_percent_on_where_it_is_sure() -> None:
+    def told(change: Change) -> list[str]:
+        return [finding.title for finding in findings([measure("forgetting.text", change, scale=2.0)], [], NOTHING)]
+
+    assert told(Change(2.0, 2.1, 0.05, 0.15, 100)) == ["It forgot text that it could read"]
+    assert told(Change(2.0, 2.04, 0.03, 0.05, 100)) == []  # sure, and small
+    assert told(Change(2.0, 2.1, -0.05, 0.25, 100)) == []  # large, and perhaps chance
+    assert told(Change(2.0, 1.8, -0.25, -0.15, 100)) == []
+    assert told(Change(2.0, 2.1, 0.05, 0.15, 100, noise=0.2)) == []
+
+
+def test_the_largest_in_budgets_comes_first() -> None:
+    forgot = measure("forgetting.text", Change(1.0, 1.06, 0.05, 0.07, 100), scale=1.0)
+    alike = measure("style.openers", Change(0.0, 0.9, 0.8, 1.0, 100), from_data=Change(0.1, 0.9, 0.7, 0.9, 100))
+    found = findings([forgot, alike], [], NOTHING)
+    assert [finding.key for finding in found] == ["style.openers", "forgetting.text"]
+    assert [finding.size for finding in found] == [pytest.approx(8), pytest.approx(2)]
+
+
+def test_a_style_of_the_data_is_no_finding() -> None:
+    as_data = measure("style.openers", Change(0.0, 0.9, 0.8, 1.0, 100), from_data=Change(0.9, 0.9, -0.02, 0.02, 100))
+    assert findings([as_data], [], NOTHING) == []
+
+
+def test_answers_that_do_not_end_are_told() -> None:
+    (found,) = findings([measure("style.stopped", Change(0.0, 0.8, 0.7, 0.9, 100))], [], NOTHING)
+    assert found.title == "It does not stop by itself"
+    assert "20%" in found.detail
+
+
+def test_a_phrase_is_tied_to_the_training_rows_that_have_it() -> None:
+    training = TrainingAnswers(
+        ("Happy to help! It is Ada.", "It is Bo.", "I am happy, to help."), ("a:1", "a:2", "a:3"), 3
+    )
+    phrase = Phrase("happy to help", tuned=0.6, data=0.0, base=0.0, z=9.0)
+    (found,) = findings([], [phrase], training)
+    assert found.rows == ("a:1", "a:3")
+    assert "2 of 3 training answers" in found.detail
+    assert findings([], [Phrase("happy to help", 0.6, 0.0, 0.0, z=4.0)], training) == []
+    assert findings([], [Phrase("happy to help", 0.08, 0.0, 0.0, z=9.0)], training) == []
