@@ -90,7 +90,7 @@ class Budget:
         for item in _items(value):
             self.spend()
             size += self.measure(item)
-            self._require_short(size)
+            self.require_short(size)
         self._sizes[id(value)] = (value, size)
         return size
 
@@ -99,11 +99,12 @@ class Budget:
 
         Raises: BudgetError when it is longer than a string may be.
         """
-        self._require_short(size)
+        self.require_short(size)
         self._sizes[id(value)] = (value, size)
         return value
 
-    def _require_short(self, size: int) -> None:
+    def require_short(self, size: int) -> None:
+        """Raise BudgetError when lists of this measure are longer than a string may be."""
         if size > self._string:
             raise BudgetError(f"the template builds lists of more than {self._string:,} characters")
 

@@ -26,7 +26,7 @@ from jinja2.exceptions import FilterArgumentError, SecurityError
 from jinja2.ext import Extension, loopcontrols
 from jinja2.filters import make_attrgetter
 from jinja2.parser import Parser
-from jinja2.runtime import Context, Macro
+from jinja2.runtime import Context, Macro, Undefined
 from jinja2.sandbox import ImmutableSandboxedEnvironment, SandboxedFormatter
 from jinja2.utils import Namespace
 from jinja2.visitor import NodeTransformer
@@ -127,6 +127,10 @@ class ChatEnvironment(ImmutableSandboxedEnvironment):
                 self._safe_attributes.clear()
             answer = self._safe_attributes[type(obj), attr] = super().is_safe_attribute(obj, attr, value)
         return answer
+
+    def unsafe_undefined(self, obj: Any, attribute: str) -> Undefined:
+        """Refuse an attribute that templates may not see, where Jinja would write nothing in its place."""
+        raise SecurityError(f"a chat template may not see {attribute!r} of {type(obj).__name__!r}")
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
         """Compute an intercepted operator after measuring its result."""
@@ -285,7 +289,11 @@ class ChatEnvironment(ImmutableSandboxedEnvironment):
 
         @wraps(function)
         def measured(*args: Any, **kwargs: Any) -> Any:
-            return map(self._measured, function(*args, **kwargs))
+            so_far = 0
+            for part in function(*args, **kwargs):
+                so_far += self.budget.measure(part)
+                self.budget.require_short(so_far)
+                yield part
 
         return measured
 
