@@ -82,7 +82,8 @@ def unknown_key(key: str, section: str, siblings: Iterable[str], all_keys: Itera
     """Return the problem of a key that is not in the schema, with the nearest key that is."""
     full = f"{section}.{key}" if section else key
     nearest = _nearest(key, section, list(siblings), list(all_keys))
-    mend = f"did you mean `{nearest}`?" if nearest else f"keys here: {', '.join(siblings)}"
+    meant = " or ".join(f"`{name}`" for name in nearest)
+    mend = f"did you mean {meant}?" if meant else f"keys here: {', '.join(siblings)}"
     return Problem(origin, f"unknown key `{full}`", mend)
 
 
@@ -92,22 +93,21 @@ def secret(key: str, origin: str, kind: str) -> Problem:
     return Problem(origin, f"`{key}` holds {kind}, and a configuration is stored with its run", mend)
 
 
-def _nearest(key: str, section: str, siblings: list[str], all_keys: list[str]) -> str | None:
-    """Return the key that was meant: a slip in the key, a key of another section, or another trainer's word for it."""
+def _nearest(key: str, section: str, siblings: list[str], all_keys: list[str]) -> list[str]:
+    """Return the keys that may be meant: a slip in the key, a key of another section, or another trainer's word for it."""
     prefix = f"{section}." if section else ""
-    if slips := [name for name in siblings if _one_edit_apart(key, name)]:
-        return prefix + slips[0]
     by_last = _by_last_word(all_keys)
-    if key in by_last:
-        return by_last[key]
+    slips = [prefix + name for name in siblings if _one_edit_apart(key, name)][:1]
+    elsewhere = [by_last[key]] if key in by_last else []
+    if slips or elsewhere:
+        return slips + elsewhere
     if key in _ELSEWHERE:
-        return _ELSEWHERE[key]
+        return [_ELSEWHERE[key]]
     if close := get_close_matches(key, siblings, 1, cutoff=0.75):
-        return prefix + close[0]
+        return [prefix + close[0]]
     if close := get_close_matches(key, list(by_last), 1, cutoff=0.75):
-        return by_last[close[0]]
-    close = get_close_matches(key, siblings, 1, cutoff=0.5)
-    return prefix + close[0] if close else None
+        return [by_last[close[0]]]
+    return [prefix + close for close in get_close_matches(key, siblings, 1, cutoff=0.5)]
 
 
 def _by_last_word(all_keys: list[str]) -> dict[str, str]:
