@@ -6,12 +6,15 @@ file system does in one step. Whoever looks sees the old content or the new, aft
 
 from __future__ import annotations
 
+import hashlib
 import os
 import secrets
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,18 @@ from tutelage.errors import RunDirError
 from tutelage.files.encode import encode_json
 
 STAGING_PREFIX = ".new-"
+STREAM_BYTES = (
+    2**23
+)  # large enough for the disk, small enough that a block is still in the processor's cache when it is hashed
+BAD_PREFIX = "bad-"
+
+
+@dataclass(frozen=True)
+class Digest:
+    """Size in bytes and SHA-256 in hex of a file's content."""
+
+    size: int
+    sha256: str
 
 
 def write_bytes(path: str | Path, data: bytes) -> None:
@@ -32,15 +47,39 @@ def write_bytes(path: str | Path, data: bytes) -> None:
     try:
         # Mode 0o666 lets the umask decide, as for any file a person makes; tempfile would leave 0600.
         descriptor = os.open(staging, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+        try:
+            write_all(descriptor, memoryview(data))
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
         staging.replace(path)
     except BaseException:
         staging.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+
+
+def write_stream(path: str | Path, parts: Iterable[memoryview]) -> Digest:
+    """Write a new file in a staging folder from its parts, one after another, and return what it must read as from now on.
+
+    The digest is of the bytes in memory, so a manifest made of it notices whatever the way to the disk and back does to them. The file
+    is flushed with the folder (see `new_folder`).
+
+    Raises: OSError when the disk is full or the place cannot be written.
+    """
+    digest, size = hashlib.sha256(), 0
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    try:
+        for part in parts:
+            flat = part.cast("B")
+            for start in range(0, len(flat), STREAM_BYTES):
+                block = flat[start : start + STREAM_BYTES]
+                digest.update(block)
+                write_all(descriptor, block)
+                size += len(block)
+    finally:
+        os.close(descriptor)
+    return Digest(size, digest.hexdigest())
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -109,9 +148,10 @@ def remove_folder(path: str | Path) -> None:
 
 
 def set_aside(path: str | Path) -> Path:
-    """Give a damaged folder another name beside its own, for a person to look at, and return it."""
+    """Give a damaged folder another name beside its own, `bad-` before it, for a person to look at, and return it."""
     path = Path(path)
-    place = path.with_name(f"damaged-{path.name}-{secrets.token_hex(4)}")
+    names = chain([f"{BAD_PREFIX}{path.name}"], (f"{BAD_PREFIX}{path.name}-{number}" for number in count(2)))
+    place = next(path.with_name(name) for name in names if not path.with_name(name).exists())
     path.rename(place)
     sync_folder(path.parent)
     return place
@@ -125,6 +165,12 @@ def sync_folder(folder: str | Path) -> None:
             os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def write_all(descriptor: int, data: memoryview) -> None:
+    """Write all of `data` to an open file."""
+    while data:  # a write may stop short on a nearly full disk or at a signal
+        data = data[os.write(descriptor, data) :]
 
 
 def _staging_name(path: Path) -> Path:

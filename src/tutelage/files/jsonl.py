@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Any
 
 from tutelage.errors import RunDirError
-from tutelage.files.atomic import write_text
+from tutelage.files.atomic import write_all, write_text
 from tutelage.files.encode import encode_json
 
 _TAIL_BLOCK_BYTES = 65536
@@ -31,9 +31,7 @@ class Appender:
 
     def append(self, record: Any) -> None:
         """Write one record as one line."""
-        rest = memoryview((encode_json(record) + "\n").encode())
-        while rest:  # a write may stop short on a nearly full disk or at a signal
-            rest = rest[os.write(self._descriptor, rest) :]
+        write_all(self._descriptor, memoryview((encode_json(record) + "\n").encode()))
 
     def sync(self) -> None:
         """Flush to the disk."""

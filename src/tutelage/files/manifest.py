@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from tutelage.files.atomic import json_text, write_text
+from tutelage.files.atomic import Digest, json_text, write_text
 
 MANIFEST_NAME = "manifest.json"
 FORMAT_VERSION = 2
@@ -21,15 +22,16 @@ def sha256_file(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def write_manifest(folder: str | Path, *, about: Mapping[str, Any] | None = None) -> None:
+def write_manifest(
+    folder: str | Path, *, about: Mapping[str, Any] | None = None, written: Mapping[str, Digest] | None = None
+) -> None:
     """Write `manifest.json`: size and SHA-256 of every file below `folder`, and what the caller adds in `about`.
 
-    Its own `seal` is the SHA-256 of its bytes with zeros in place of the seal.
+    Files that `written` names have the digests of what was written to them, and are not read again. Its own `seal` is the SHA-256 of its bytes with zeros in place of the seal.
     """
     folder = Path(folder)
-    files = {
-        name: {"size": path.stat().st_size, "sha256": sha256_file(path)} for name, path in _files_below(folder).items()
-    }
+    known = written or {}
+    files = {name: asdict(known.get(name) or _digest(path)) for name, path in _files_below(folder).items()}
     content = {"format": FORMAT_VERSION, "about": dict(about or {}), "files": files, "seal": _UNSEALED}
     unsealed = json_text(content)
     write_text(folder / MANIFEST_NAME, json_text({**content, "seal": _sha256(unsealed.encode())}))
@@ -67,9 +69,39 @@ def verify_manifest(folder: str | Path) -> list[str]:
     return problems
 
 
+class Verifier:
+    """Tells whole folders from damaged ones, and reads none twice that has not changed since it was found whole, or written here."""
+
+    def __init__(self) -> None:
+        self._whole: dict[Path, tuple[tuple[str, int, int, int], ...]] = {}
+
+    def wrote(self, folder: Path) -> None:
+        """Take a folder as whole: this process has just written it, with its manifest."""
+        self._whole[folder] = _facts(folder)
+
+    def is_whole(self, folder: Path) -> bool:
+        """Whether `folder` is as its manifest says."""
+        facts = _facts(folder)
+        if self._whole.get(folder) != facts:
+            if verify_manifest(folder):
+                return False
+            self._whole[folder] = facts
+        return True
+
+
+def _facts(folder: Path) -> tuple[tuple[str, int, int, int], ...]:
+    """Return what changes when a file is written to or exchanged: name, size, time of change, number."""
+    found = sorted((path.name, path.stat()) for path in folder.rglob("*") if path.is_file())
+    return tuple((name, stat.st_size, stat.st_ctime_ns, stat.st_ino) for name, stat in found)
+
+
 def _is_sealed(path: Path, seal: Any) -> bool:
     content = path.read_bytes()
     return isinstance(seal, str) and _sha256(content.replace(seal.encode(), _UNSEALED.encode())) == seal
+
+
+def _digest(path: Path) -> Digest:
+    return Digest(path.stat().st_size, sha256_file(path))
 
 
 def _sha256(content: bytes) -> str:
@@ -86,9 +118,11 @@ def _difference(folder: Path, name: str, facts: Any) -> str | None:
     size = path.stat().st_size
     if size != facts.get("size"):
         return f"{name} has {size} bytes instead of {facts.get('size')}"
-    if sha256_file(path) != facts.get("sha256"):
-        return f"{name} has other content (SHA-256 differs)"
-    return None
+    try:
+        found = sha256_file(path)
+    except OSError as error:  # a sector that the disk has given up
+        return f"{name} cannot be read: {error.strerror}"
+    return f"{name} has other content (SHA-256 differs)" if found != facts.get("sha256") else None
 
 
 def _files_below(folder: Path) -> dict[str, Path]:

@@ -188,7 +188,7 @@ def test_a_damaged_entry_is_set_aside_and_made_anew(place: Path, name: str, how:
         file.write_bytes(data[: len(data) // 2] if how == "cut" else data[:-9] + b"?" + data[-8:])
     mended = prepare(config(place))
     assert not was_hit(mended) and "damaged cache entry was set aside" in mended.news[0]
-    assert {path.name.split("-")[0] for path in entries(place)} == {"damaged", entry.name}
+    assert {path.name.split("-")[0] for path in entries(place)} == {"bad", entry.name}
     require_equal(first, mended)
     assert was_hit(prepare(config(place)))
 
