@@ -20,6 +20,16 @@ from tutelage.train.narrate import Narrator
 from tutelage.train.trainee import Start
 
 
+class Teller(Narrator):
+    """Keeps what is said."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.lines.append(text)
+
+
 class Stopper(Narrator):
     """Sends this process a SIGTERM when a step is done, as a scheduler would."""
 
@@ -46,7 +56,7 @@ def configuration(place: Path, *changes: str) -> Resolved:
             f"data.train.0.path={place / 'text.jsonl'}",
             "data.held_out_fraction=0.1",
             "data.max_tokens=128",
-            "train.batch_tokens=512",
+            *([] if any("batch_sequences" in change for change in changes) else ["train.batch_tokens=512"]),
             "train.learning_rate=1e-3",
             "train.evaluate_every_steps=2",
             "train.early_stopping.patience=50",

@@ -20,8 +20,8 @@ from tutelage.train import checkpoint
 from tutelage.train.checkpoint import RunState
 
 NUM_STEPS = 60
-FEW_CUTS = (1, 13, 14, 23, 24, 59)
-"""Of epochs of 23 steps, or 14: the first step, inside an epoch, at its edge, after it, before the last."""
+FEW_CUTS = (0, 1, 13, 14, 23, 24, 59)
+"""Of epochs of 23 steps, or 14: before the first step and after it, inside an epoch, at its edge, after it, before the last."""
 KINDS = {
     "packed with noise and dropout": ("gpt2", ("train.neftune_alpha=5",)),
     "padded": ("llama_tied", ("train.packing=padded",)),
@@ -29,7 +29,7 @@ KINDS = {
     "one by one in several passes": ("qwen3", ("train.packing=single", "train.batch_sequences=4")),
 }
 DROPOUT = {"gpt2": {"resid_pdrop": 0.1, "embd_pdrop": 0.1, "attn_pdrop": 0.1}}
-OFTEN = ("train.checkpoint_every_steps=1", f"train.keep_checkpoints={NUM_STEPS}", "train.evaluate_every_steps=20")
+OFTEN = ("train.checkpoint_every_steps=1", f"train.keep_checkpoints={NUM_STEPS + 1}", "train.evaluate_every_steps=20")
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -39,9 +39,10 @@ def straight(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     place = tmp_path_factory.mktemp("cuts")
     tiny_folder(place / "model", family, **DROPOUT.get(family, {}))
     write_texts(place)
-    settings = (*OFTEN, f"train.max_steps={NUM_STEPS}", "train.batch_tokens=160", *changes)
+    size = () if any("batch_sequences" in change for change in changes) else ("train.batch_tokens=160",)
+    settings = (*OFTEN, f"train.max_steps={NUM_STEPS}", *size, *changes)
     assert go(place, "straight", *settings) == "finished"
-    assert len(RunDir(place / "straight").checkpoint_steps()) == NUM_STEPS
+    assert len(RunDir(place / "straight").checkpoint_steps()) == NUM_STEPS + 1
     return place, settings
 
 
@@ -70,7 +71,7 @@ def test_a_run_that_is_cut_ends_as_if_it_had_not_been(straight: tuple[Path, tupl
 def test_every_cut(straight: tuple[Path, tuple[str, ...]]) -> None:
     place, settings = straight
     whole = outcome(place / "straight")
-    assert [cut for cut in range(1, NUM_STEPS) if outcome_of_cut(place, settings, cut) != whole] == []
+    assert [cut for cut in range(NUM_STEPS) if outcome_of_cut(place, settings, cut) != whole] == []
 
 
 def test_a_resumption_that_forgets_a_moment_is_known(
@@ -86,4 +87,4 @@ def test_a_resumption_that_forgets_a_moment_is_known(
         return state
 
     monkeypatch.setattr(checkpoint, "load_checkpoint", forgetful)
-    assert outcome_of_cut(place, settings, FEW_CUTS[1]) != outcome(place / "straight")
+    assert outcome_of_cut(place, settings, FEW_CUTS[2]) != outcome(place / "straight")

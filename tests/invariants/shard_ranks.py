@@ -91,7 +91,7 @@ def run(folder: Path, begin: str, number: int) -> None:
             held_out = evaluate(model, DOCUMENTS[2:5], settings, step=step)
             figures[f"{name}/{step}"] = [result.loss, result.grad_norm, held_out.loss, held_out.step]
             if step == SAVED_AFTER and begin == "begin":
-                save_checkpoint(folder / name, model, optimiser, RunState(step, Improvement(), "", ""))
+                save_checkpoint(folder / name, model, optimiser, RunState(step, Improvement(), "", "", ""))
         gathered = whole_weights(model, trainable_only=True)
         own = {key: p.detach() for key, p in model.named_parameters() if p.requires_grad}
         for key, tensor in (own if gathered is None else gathered).items():

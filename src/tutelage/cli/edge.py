@@ -13,6 +13,7 @@ from tutelage.cli.console import errors, say_problem
 from tutelage.errors import (
     ConfigError,
     DataError,
+    DiskFullError,
     IsolationError,
     ModelError,
     OutOfMemoryError,
@@ -23,8 +24,10 @@ from tutelage.errors import (
     UnsafeError,
 )
 from tutelage.files.atomic import write_text
+from tutelage.files.room import is_full
 from tutelage.redact import redact
 
+EXIT_FILE = 74
 EXIT_CODES: dict[type[TutelageError], int] = {
     ConfigError: 2,
     DataError: 3,
@@ -34,10 +37,10 @@ EXIT_CODES: dict[type[TutelageError], int] = {
     IsolationError: 7,
     RunDirError: 8,
     UnsafeError: 9,
+    DiskFullError: EXIT_FILE,
     OutOfMemoryError: 76,
 }
 EXIT_UNEXPECTED = 70
-EXIT_FILE = 74
 EXIT_MEANINGS = {
     0: "done",
     2: "configuration or usage",
@@ -49,9 +52,9 @@ EXIT_MEANINGS = {
     8: "run directory",
     9: "refused as unsafe",
     EXIT_UNEXPECTED: "unexpected",
-    EXIT_FILE: "a file cannot be read or written",
-    75: "stopped by a signal or by train.max_minutes; the same command with --resume goes on",
-    76: "out of memory; the same command with --resume goes on with smaller passes",
+    EXIT_FILE: "a file cannot be read or written, or the disk is full",
+    75: "stopped by a signal or by train.max_minutes; the same command goes on",
+    76: "out of memory; the same command goes on with smaller passes",
 }
 TRACEBACK_VARIABLE = "TUTELAGE_TRACEBACK"
 
@@ -68,7 +71,10 @@ def guard(command: Callable[[], None]) -> int:
         return exit_code(error)
     except OSError as error:
         _show_traceback_if_asked()
-        say_problem(redact(str(error)), f"{TRACEBACK_VARIABLE}=1 shows where it happened")
+        mend = f"{TRACEBACK_VARIABLE}=1 shows where it happened"
+        if is_full(error):
+            mend = "make room on that disk; the same command goes on from the newest checkpoint"
+        say_problem(redact(str(error)), mend)
         return EXIT_FILE
     except Exception as error:  # noqa: BLE001 - the edge of the process
         return _unexpected(error)

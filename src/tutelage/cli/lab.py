@@ -75,7 +75,8 @@ def model(out: OutFolder, seed: Seed = 0) -> None:
 
     def train(overrides: Sequence[str]) -> Path:
         resolved = load_config(None, list(overrides), preset=PRESET)
-        with open_run(resolved.config, resume=False) as run:
+        run, _ = open_run(resolved.config, resume=False)
+        with run:
             result = run_train(resolved, run, generate=generate, narrator=terminal_narrator(), start=Start.RANDOM)
             write_page(run.path)
         if result.final is None:

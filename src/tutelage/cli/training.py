@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from tutelage.cli.configuration import print_resolved
 from tutelage.cli.console import errors, output, warn
 from tutelage.config.load import Resolved
 from tutelage.config.schema import Config
+from tutelage.config.unread import require_all_read
 from tutelage.errors import ConfigError, RunDirError
 from tutelage.files.rundir import RunDir
 from tutelage.generate.local import generate
@@ -31,7 +32,8 @@ from tutelage.train.loop import TrainResult, train
 from tutelage.train.narrate import Narrator
 from tutelage.train.plan import RunPlan
 from tutelage.train.preview import preview
-from tutelage.train.stop import RESUME_EXIT_CODE
+from tutelage.train.resume import Changed
+from tutelage.train.stop import RESUME_EXIT_CODE, StopFlag
 from tutelage.train.trainee import Start
 
 PLAIN_LINE_SECONDS = 10.0
@@ -40,26 +42,50 @@ SHOWN_CHARACTERS = 240
 SHOWN_SAMPLES = 4
 
 
-def run_training(resolved: Resolved, *, start: Start, dry_run: bool, resume: bool) -> None:
+def run_training(
+    resolved: Resolved,
+    *,
+    start: Start,
+    dry_run: bool,
+    resume: bool,
+    accept_changed: Collection[Changed],
+    stop: StopFlag,
+) -> None:
     """Do what `tutelage train` and `tutelage pretrain` do, from the resolved configuration to the report.
 
     Raises:
-        SystemExit: with code 75 when a signal stopped the run.
+        SystemExit: with code 75 when a signal or the time stopped the run.
     """
     _require_data(resolved.config)
     if dry_run:
+        require_all_read(resolved.config, resolved.origins)
         print_resolved(resolved, everything=True)
         print_plan(preview(resolved.config))
         return
     with agree.process_group(choose_device(resolved.config.train)):
-        run = open_run(resolved.config, resume=resume)
+        run, resumes = open_run(resolved.config, resume=resume)
         narrator: Narrator = Narrator()
         if agree.is_main():
             print_resolved(resolved, everything=True)
             narrator = terminal_narrator()
+        if resumes and not resume:
+            narrator.say(f"{run.path} holds a run that did not end: going on with it")
         with run:
+            if not run.is_locked:
+                narrator.say(
+                    f"{run.path} is on a file system without locks: see to it that no other process trains there"
+                )
             try:
-                result = train(resolved, run, generate=generate, narrator=narrator, start=start, resume=resume)
+                result = train(
+                    resolved,
+                    run,
+                    generate=generate,
+                    narrator=narrator,
+                    start=start,
+                    resume=resumes,
+                    accept_changed=accept_changed,
+                    stop=stop,
+                )
             finally:
                 narrator.end()  # a progress bar hides the cursor; an error must not leave it so
             if agree.is_main():
@@ -69,24 +95,41 @@ def run_training(resolved: Resolved, *, start: Start, dry_run: bool, resume: boo
         raise SystemExit(RESUME_EXIT_CODE)
 
 
-def open_run(config: Config, *, resume: bool) -> RunDir:
-    """Return the run directory: the main rank creates or reopens and locks it, the others only know where it is."""
+def what_may_change(words: Sequence[str] | None) -> frozenset[Changed]:
+    """Return what the words after `--accept-changed` name.
+
+    Raises: ConfigError for a word that is not one of them.
+    """
+    known = [what.value for what in Changed]
+    if unknown := sorted(set(words or ()) - set(known)):
+        raise ConfigError(f"--accept-changed {unknown[0]}: there is {', '.join(known)}", mend="name what has changed")
+    return frozenset(map(Changed, words or ()))
+
+
+def open_run(config: Config, *, resume: bool) -> tuple[RunDir, bool]:
+    """Return the run directory, and whether it holds a run to go on with.
+
+    The main rank creates or reopens and locks it, the others only know where it is.
+    """
     device = choose_device(config.train)
     started = agree.value_of_main(int(time.time()), device if device.type == "cuda" else None)
     name = f"{datetime.fromtimestamp(started):%Y-%m-%d-%H%M%S}-{config.run.name}"
     path = Path(config.run.dir) if config.run.dir is not None else Path("runs") / name
     if resume and config.run.dir is None:
         raise ConfigError("--resume needs to know which run to go on with", mend="give run.dir=...")
-    if not agree.is_main():
-        return RunDir(path)
-    if not resume:
-        return RunDir.create(path)
+    run = _open_main(path, resume=resume) if agree.is_main() else (RunDir(path), False)
+    return run[0], bool(agree.value_of_main(int(run[1]), device if device.type == "cuda" else None))
+
+
+def _open_main(path: Path, *, resume: bool) -> tuple[RunDir, bool]:
+    if not resume and not RunDir(path).status_file.is_file():
+        return RunDir.create(path), False
     run = RunDir.open(path, lock=True)
     if run.status["status"] == "finished":
         run.close()
         raise RunDirError(f"{path} has finished already", mend="choose another run.dir to train again")
     run.mark("running")
-    return run
+    return run, True
 
 
 def write_page(path: Path) -> None:

@@ -323,8 +323,8 @@ class TrainConfig(Section):
     attention), or `layers` (all inside a layer: about a third more time); `auto` takes the first that fits. `offload` is `layers` with
     the inputs of the layers in the host's memory until the backward pass: least memory on a GPU, and copies both ways."""
     compile: bool = False
-    """Let torch compile the decoder layers: half a minute to begin with, for any number of layers and any lengths of packs, and then
-    faster steps, by some percent on a CPU. Off, as only runs of hundreds of steps win the half minute back."""
+    """Let torch compile the decoder layers: ten seconds or more to begin with, for any number of layers and any lengths of packs, and
+    then faster steps, on a CPU by one or two percent. Off, as it takes hundreds of steps to win the beginning back."""
     lora: LoraConfig = LoraConfig()
     """Adapter settings, used when `method` is `lora`."""
     guard: Guard = Guard()

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
 import re
 import socket
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from tutelage.errors import RunDirError
+from tutelage.errors import RunDirError, UnsafeError
 from tutelage.files.atomic import remove_staging, write_json
 
 _LOCK_NAME = "run.lock"
 _STATUS_NAME = "run.json"
 _CHECKPOINT = re.compile(r"step-(\d+)")
+_OWNER = re.compile(r"process (\d+) on (\S+) since")
+_OWNER_WAIT_SECONDS = 2.0  # for an owner that has the lock and is about to write its name
+_NO_LOCKS = frozenset({errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL})
 _held_locks: set[int] = set()
 
 
@@ -32,11 +37,16 @@ os.register_at_fork(after_in_child=_drop_locks_in_child)
 
 
 class RunDir:
-    """A run's folder. `create` and `open(..., lock=True)` hold its lock until `close`; plain `open` only reads."""
+    """A run's folder. `create` and `open(..., lock=True)` hold its lock until `close`; plain `open` only reads.
 
-    def __init__(self, path: str | Path, *, lock: int | None = None) -> None:
+    `is_locked` is False where the file system has no locks (some network ones): then only one process can create a run, but nothing
+    keeps a second from going on with it.
+    """
+
+    def __init__(self, path: str | Path, *, lock: int | None = None, is_locked: bool = True) -> None:
         self.path = Path(path)
         self._lock = lock
+        self.is_locked = is_locked
 
     @classmethod
     def create(cls, path: str | Path) -> RunDir:
@@ -46,9 +56,10 @@ class RunDir:
         """
         path = Path(path)
         _make_folder(path)
-        if not (path / _LOCK_NAME).exists():  # somebody's own folder: leave no lock file in it
-            _refuse_occupied(path)
-        run = cls(path, lock=_take_lock(path))
+        _refuse_links(path)
+        _refuse_occupied(path, unless_locked=True)  # somebody's own folder: leave no lock file in it
+        descriptor, is_locked = _take_lock(path, exclusively=True)
+        run = cls(path, lock=descriptor, is_locked=is_locked)
         try:
             _refuse_occupied(path)
         except RunDirError:
@@ -63,16 +74,19 @@ class RunDir:
 
         Whoever goes on first removes what a killed process had begun to write.
 
-        Raises: RunDirError when there is no run in `path`, or `lock` is asked for and another process holds it.
+        Raises: RunDirError when there is no run in `path`, or `lock` is asked for and another process holds it; UnsafeError when
+        a link in it leads out of it.
         """
         path = Path(path)
         if not (path / _STATUS_NAME).is_file():
             raise RunDirError(
                 f"{path} is not a run directory (it has no {_STATUS_NAME})", mend="give the folder that `run.dir` named"
             )
+        _refuse_links(path)
         if not lock:
             return cls(path)
-        run = cls(path, lock=_take_lock(path))
+        descriptor, is_locked = _take_lock(path)
+        run = cls(path, lock=descriptor, is_locked=is_locked)
         for folder in (run.path, run.checkpoints):
             remove_staging(folder)
         return run
@@ -81,7 +95,9 @@ class RunDir:
         """Give the lock back."""
         if self._lock is not None:
             _held_locks.discard(self._lock)
-            fcntl.flock(self._lock, fcntl.LOCK_UN)  # at once, even if a worker was forked a moment ago
+            os.ftruncate(self._lock, 0)  # nobody is to read the name of an owner that is gone
+            if self.is_locked:
+                fcntl.flock(self._lock, fcntl.LOCK_UN)  # at once, even if a worker was forked a moment ago
             os.close(self._lock)
             self._lock = None
 
@@ -141,8 +157,13 @@ class RunDir:
 
     @property
     def incidents(self) -> Path:
-        """One line per step that was left out: why, its rows, and the command that looks at them again."""
+        """What should not have happened, a line each: steps left out, with their rows and how to look at them again, and the like."""
         return self.path / "incidents.jsonl"
+
+    @property
+    def out_of_memory(self) -> Path:
+        """How large passes were when memory last ran out; only where it did."""
+        return self.path / "out_of_memory.json"
 
     @property
     def evals(self) -> Path:
@@ -201,6 +222,19 @@ class RunDir:
         return sorted(int(match[1]) for match in matches if match)
 
 
+def _refuse_links(path: Path) -> None:
+    """Refuse a run folder, which may be somebody else's, with links through which files outside of it would be read or written."""
+    inside = path.resolve()
+    for folder, folders, names in os.walk(path):
+        for name in (*folders, *names):
+            entry = Path(folder) / name
+            if entry.is_symlink() and not entry.resolve().is_relative_to(inside):
+                raise UnsafeError(
+                    f"{entry} is a link that leads out of the run, to {entry.readlink()}",
+                    mend="put the file or folder itself in its place; run.dir as a whole may be a link",
+                )
+
+
 def _make_folder(path: Path) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -208,25 +242,71 @@ def _make_folder(path: Path) -> None:
         raise RunDirError(f"{path} cannot be made: {error.strerror}", mend="choose another run.dir") from error
 
 
-def _take_lock(path: Path) -> int:
-    descriptor = os.open(path / _LOCK_NAME, os.O_RDWR | os.O_CREAT, 0o666)
+def _take_lock(path: Path, *, exclusively: bool = False) -> tuple[int, bool]:
+    """Return the open lock file, and whether it is locked: where the file system has no locks, it is not.
+
+    There, a lock that is to be taken `exclusively` must be a new file: to make one is a single step on every file system.
+    """
+    descriptor, is_new = _open_lock(path / _LOCK_NAME)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        is_locked = True
     except BlockingIOError:
-        owner = os.pread(descriptor, 200, 0).decode(errors="replace").strip() or "another process"
-        os.close(descriptor)
-        raise RunDirError(
-            f"{path} is in use by {owner}", mend="wait until that run has ended, or choose another run.dir"
-        ) from None
+        raise _in_use(path, descriptor) from None
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            os.close(descriptor)
+            raise
+        is_locked = False
+    if exclusively and not (is_locked or is_new):
+        raise _in_use(path, descriptor)
     _held_locks.add(descriptor)
     os.ftruncate(descriptor, 0)
     os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()} since {_now()}\n".encode(), 0)
-    return descriptor
+    return descriptor, is_locked
 
 
-def _refuse_occupied(path: Path) -> None:
+def _open_lock(file: Path) -> tuple[int, bool]:
+    try:
+        return os.open(file, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666), True
+    except FileExistsError:
+        return os.open(file, os.O_RDWR), False
+
+
+def _in_use(path: Path, descriptor: int) -> RunDirError:
+    owner = _owner(descriptor)
+    os.close(descriptor)
+    return RunDirError(f"{path} is in use by {owner}", mend="wait until that run has ended, or choose another run.dir")
+
+
+def _owner(descriptor: int) -> str:
+    """Return who wrote its name into the lock; one that is gone is the owner before, whose name is about to be replaced."""
+    give_up = time.monotonic() + _OWNER_WAIT_SECONDS
+    while True:
+        text = os.pread(descriptor, 200, 0).decode(errors="replace").strip()
+        if (text and not _is_gone(text)) or time.monotonic() > give_up:
+            return text or "another process"
+        time.sleep(0.02)
+
+
+def _is_gone(owner: str) -> bool:
+    found = _OWNER.match(owner)
+    return found is not None and found[2] == socket.gethostname() and not _is_alive(int(found[1]))
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # somebody else's
+        return True
+    return True
+
+
+def _refuse_occupied(path: Path, *, unless_locked: bool = False) -> None:
     names = sorted(entry.name for entry in path.iterdir() if entry.name != _LOCK_NAME)
-    if names:
+    if names and not (unless_locked and (path / _LOCK_NAME).exists()):
         more = f" and {len(names) - 5} more" if len(names) > 5 else ""
         raise RunDirError(
             f"{path} is not empty: it holds {', '.join(names[:5])}{more}",

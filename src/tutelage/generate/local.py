@@ -8,7 +8,7 @@ a hash of (seed, prompt number, position).
 from __future__ import annotations
 
 import inspect
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -64,11 +64,13 @@ def generate(
     stop_ids: Sequence[int],
     sampling: Sampling | None = None,
     batch_rows: int = 64,
+    halt: Callable[[], bool] = lambda: False,
     **settings: Any,
 ) -> list[Completion]:
     """Answer each prompt, in order. `settings` (max_new_tokens, temperature, ...) replace fields of `sampling`.
 
-    Prompts of like length share a batch of at most `batch_rows`; rows that have stopped leave it.
+    Prompts of like length share a batch of at most `batch_rows`; rows that have stopped leave it. `halt` is asked before every
+    token; once it says so, the answers are what there is of them.
 
     Raises: ModelError when a prompt is empty or fills the model's context.
     """
@@ -82,7 +84,7 @@ def generate(
         for start in range(0, len(by_length), batch_rows):
             numbers = by_length[start : start + batch_rows]
             rows = _Rows(model, [prompts[number] for number in numbers], numbers, sampling, limit)
-            answers.update(rows.answer(frozenset(stop_ids)))
+            answers.update(rows.answer(frozenset(stop_ids), halt))
     return [_completion(tokenizer, answers[number], frozenset(stop_ids)) for number in range(len(prompts))]
 
 
@@ -185,11 +187,11 @@ class _Rows:
         """Whether the length limits of any row allow another token."""
         return any(self._steps < self._most_tokens[number] for number in self._numbers)
 
-    def answer(self, stop_ids: frozenset[int]) -> dict[int, list[int]]:
-        """Return the new tokens of each row by its number, the stop token included."""
+    def answer(self, stop_ids: frozenset[int], halt: Callable[[], bool]) -> dict[int, list[int]]:
+        """Return the new tokens of each row by its number, the stop token included; fewer once `halt` says so."""
         answers: dict[int, list[int]] = {number: [] for number in self._numbers}
         done: set[int] = set()
-        while self._numbers:
+        while self._numbers and not halt():
             for number, token in zip(self._numbers, self.step().tolist(), strict=True):
                 if number not in done:
                     answers[number].append(token)

@@ -134,11 +134,14 @@ def run_demo(run: RunDir, resolved: Resolved, narrator: Any, *, size: Size = FUL
     """Write the data, train, ask both models, and write `scores.json`."""
     from tutelage.generate.local import generate
     from tutelage.train.loop import train
+    from tutelage.train.stop import StopNow
 
     world = make_world(WORLD_SEED)
     config = resolved.config
     write_data(run.path / "data", world, seed=config.train.seed, size=size)
     result = train(resolved, run, generate=generate, narrator=narrator)
+    if result.status == "stopped":
+        raise StopNow("the demo")
     assert result.final is not None and result.held_out_before is not None and result.held_out_after is not None
     before, after = result.held_out_before.by_source[TEXT].sums, result.held_out_after.by_source[TEXT].sums
     held_out = lessons(world, Side.HELD_OUT, size.held_out, seed=ASKED_SEED)

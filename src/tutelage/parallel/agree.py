@@ -19,6 +19,7 @@ import torch.distributed as dist
 from tutelage.errors import TrainingError
 
 LONGEST_WAIT = timedelta(hours=1)  # for a rank that prepares documents for its machine, or hashes a large checkpoint
+LOST_RANK = ("Connection closed by peer", "Connection reset by peer", "Broken pipe")  # what gloo says
 BUCKET_BYTES = 32 * 2**20  # one all-reduce for many small gradients; larger buckets only cost memory
 
 
@@ -52,7 +53,7 @@ def process_group(device: torch.device) -> Iterator[None]:
     """Join the process group that `torchrun` announced, and leave it at the end; nothing in a single process.
 
     Raises:
-        TrainingError: the environment announces several processes but lacks the address to meet at.
+        TrainingError: the environment announces several processes but lacks the address to meet at; or one of the others has ended.
     """
     if launched_processes() == 1 or dist.is_initialized():
         yield
@@ -67,9 +68,19 @@ def process_group(device: torch.device) -> Iterator[None]:
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=LONGEST_WAIT)
     try:
         yield
+    except RuntimeError as error:
+        if not _tells_of_a_lost_rank(error):
+            raise
+        raise TrainingError(
+            "another process of this run has ended", mend="look at what that one said last; the same command goes on"
+        ) from error
     finally:
         gc.collect()  # what a sharded model leaves behind in cycles holds threads of the group, and aborts the process if they outlive it
         dist.destroy_process_group()
+
+
+def _tells_of_a_lost_rank(error: RuntimeError) -> bool:
+    return isinstance(error, dist.DistError) or any(said in str(error) for said in LOST_RANK)
 
 
 def device_of_sums() -> torch.device:

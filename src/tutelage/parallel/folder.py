@@ -30,6 +30,25 @@ def folder_of_all_ranks(path: Path) -> Iterator[Path]:
     yield staging
 
 
+@contextmanager
+def together_or_not_at_all(path: Path) -> Iterator[None]:
+    """Leave the block when all ranks have come to its end; where one fails, all of them raise. Every rank enters.
+
+    Raises:
+        RunDirError: another rank could not write its part of `path`.
+    """
+    failure: OSError | None = None
+    try:
+        yield
+    except OSError as error:
+        failure = error
+    failed = agree.any_rank(failure is not None, agree.device_of_sums())
+    if failure is not None:
+        raise failure
+    if failed:
+        raise RunDirError(f"another process could not write its part of {path}", mend="look at what that one said last")
+
+
 def _require_seen_by_all(staging: Path) -> None:
     if agree.any_rank(not staging.is_dir(), agree.device_of_sums()):
         raise RunDirError(

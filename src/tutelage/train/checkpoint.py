@@ -8,6 +8,9 @@ the step number stands for all of them. Frozen weights are those of the base mod
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,20 +18,22 @@ from typing import Any
 import torch
 
 from tutelage.errors import RunDirError
-from tutelage.files.atomic import new_folder, remove_folder, write_json
-from tutelage.files.manifest import verify_manifest, write_manifest
+from tutelage.files.atomic import new_folder, remove_folder, set_aside, write_json
+from tutelage.files.manifest import Verifier, verify_manifest, write_manifest
+from tutelage.files.room import require_room
 from tutelage.files.rundir import RunDir
 from tutelage.parallel import agree
-from tutelage.parallel.folder import folder_of_all_ranks
+from tutelage.parallel.folder import folder_of_all_ranks, together_or_not_at_all
 from tutelage.parallel.shard import is_in_parts, own_part, part_like, release
-from tutelage.train.guard import Watched
+from tutelage.train.guard import RollBack, Watched
 from tutelage.train.optim import state_8bit
-from tutelage.train.pieces import Pieces, open_pieces, write_pieces
+from tutelage.train.pieces import Held, Pieces, hold, open_pieces, write_pieces
 from tutelage.train.stop import Improvement
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 WEIGHTS, OPTIMISER, STATE = "weights", "optimiser", "state.json"
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")
+WITH_MOMENTS = 3  # size of a checkpoint over that of its weights: AdamW keeps two moments of the weights' type
 MOMENTS_8BIT = ("state1", "state2", "absmax1", "absmax2")  # of `adamw_8bit`
 
 
@@ -40,7 +45,62 @@ class RunState:
     improvement: Improvement
     config_fingerprint: str
     data_fingerprint: str
+    tokenizer_fingerprint: str
     watched: Watched = field(default_factory=Watched)
+    rolled_back: tuple[RollBack, ...] = ()
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """All that a checkpoint is made of; `moments` is None for weights alone, `together` says that every rank writes its part."""
+
+    weights: Held
+    moments: Held | None
+    state: RunState
+    together: bool
+
+    @property
+    def num_bytes(self) -> int:
+        """Room that the tensors of all ranks ask for. There are no moments before the first step: room for them is asked for all the same."""
+        if self.moments is None:
+            return self.weights.num_bytes
+        if self.state.step == 0:
+            return WITH_MOMENTS * self.weights.num_bytes
+        return self.weights.num_bytes + self.moments.num_bytes
+
+
+def snapshot(
+    model: torch.nn.Module, optimiser: torch.optim.Optimizer | None, state: RunState, *, copied: bool = False
+) -> Snapshot | None:
+    """Return what a checkpoint of this moment is made of; None on a rank that has nothing to write.
+
+    With `copied` its tensors are copies on the host, and stay as they are while training goes on.
+    """
+    together = is_in_parts(model)
+    if not (together or agree.is_main()):
+        return None
+    release(model)
+    moments = hold(_moments(model, optimiser), copied=copied) if optimiser is not None else None
+    return Snapshot(hold(_trainable(model), copied=copied), moments, state, together)
+
+
+def write_snapshot(folder: Path, taken: Snapshot) -> None:
+    """Write a checkpoint folder, whole or not at all. Every rank that has a part calls it; one that cannot write ends it for all.
+
+    Raises:
+        OSError: the disk is full, or the place cannot be written.
+        RunDirError: the ranks of a sharded model do not see the same folder, or another one could not write.
+    """
+    with folder_of_all_ranks(folder) if taken.together else new_folder(folder) as staging:
+        with together_or_not_at_all(folder) if taken.together else nullcontext():
+            if agree.is_main():
+                require_room(staging, taken.num_bytes)
+            written = write_pieces(staging, WEIGHTS, taken.weights, together=taken.together)
+            if taken.moments is not None:
+                written |= write_pieces(staging, OPTIMISER, taken.moments, together=taken.together)
+        if agree.is_main():  # the manifest is of what all have written
+            write_json(staging / STATE, {"format": FORMAT_VERSION, **asdict(taken.state)})
+            write_manifest(staging, written=written)
 
 
 def save_checkpoint(
@@ -48,22 +108,11 @@ def save_checkpoint(
 ) -> None:
     """Write a checkpoint folder; without an optimiser it holds weights alone, as the best one does. Every rank calls it.
 
-    Raises:
-        RunDirError: the ranks of a sharded model do not see the same folder.
+    Raises: what `write_snapshot` does.
     """
-    together = is_in_parts(model)
-    if not (together or agree.is_main()):
-        return
-    release(model)
-    with folder_of_all_ranks(folder) if together else new_folder(folder) as staging:
-        write_pieces(staging, WEIGHTS, _trainable(model), together=together)
-        if optimiser is not None:
-            write_pieces(staging, OPTIMISER, _moments(model, optimiser), together=together)
-        if together:
-            agree.barrier()  # the manifest is of what all have written
-        if agree.is_main():
-            write_json(staging / STATE, {"format": FORMAT_VERSION, **asdict(state)})
-            write_manifest(staging)
+    taken = snapshot(model, optimiser, state)
+    if taken is not None:
+        write_snapshot(folder, taken)
 
 
 def load_weights(folder: Path, model: torch.nn.Module) -> None:
@@ -92,9 +141,11 @@ def load_checkpoint(folder: Path, model: torch.nn.Module, optimiser: torch.optim
         for name, parameter in _in_optimiser_order(model, optimiser):
             names = {moment: f"{name}/{moment}" for moment in (*MOMENTS, *MOMENTS_8BIT)}
             found = {moment: n for moment, n in names.items() if n in pieces.found}
-            if "state1" in found:
+            if not found:  # of step 0: the optimiser makes them when it begins
+                optimiser.state.pop(parameter, None)
+            elif "state1" in found:
                 tensors = {moment: pieces.scalar(n).to(parameter.device) for moment, n in found.items()}
-                optimiser.state[parameter] = state_8bit(optimiser, tensors)
+                optimiser.state[parameter] = state_8bit(optimiser, parameter, tensors)
             else:
                 optimiser.state[parameter] = {moment: _read_moment(pieces, n, parameter) for moment, n in found.items()}
     return read_state(folder)
@@ -109,29 +160,61 @@ def read_state(folder: Path) -> RunState:
     if improvement["best_loss"] is None:  # JSON has no infinity: no evaluation yet
         improvement["best_loss"] = float("inf")
     watched = content.pop("watched")
-    for name in ("losses", "norms"):
+    for name in ("losses", "norms", "left_out"):
         watched[name] = tuple(watched[name])
-    return RunState(improvement=Improvement(**improvement), watched=Watched(**watched), **content)
+    return RunState(
+        improvement=Improvement(**improvement),
+        watched=Watched(**watched),
+        rolled_back=tuple(RollBack(**past) for past in content.pop("rolled_back")),
+        **content,
+    )
 
 
-def newest_whole_checkpoint(run: RunDir) -> tuple[Path | None, list[str]]:
-    """Return the newest undamaged checkpoint, or None, and a line for each damaged one that was passed over."""
-    passed_over: list[str] = []
-    for step in reversed(run.checkpoint_steps()):
+@dataclass(frozen=True)
+class Damaged:
+    """A checkpoint that was not as it had been written, and the name under which it was set aside."""
+
+    step: int
+    problem: str
+    place: str
+
+    def __str__(self) -> str:
+        return f"the checkpoint of step {self.step} is damaged and was set aside as {self.place}: {self.problem}"
+
+
+def newest_whole_checkpoint(run: RunDir, *, before: float = math.inf) -> tuple[Path | None, list[Damaged]]:
+    """Return the newest undamaged checkpoint of a step below `before`, or None; damaged ones on the way are set aside by name."""
+    damaged: list[Damaged] = []
+    for step in reversed([step for step in run.checkpoint_steps() if step < before]):
         folder = run.checkpoint(step)
         problems = verify_manifest(folder)
         if not problems:
-            return folder, passed_over
-        passed_over.append(f"{folder.name} is damaged and was passed over: {problems[0]}")
-    return None, passed_over
+            return folder, damaged
+        damaged.append(Damaged(step, problems[0], set_aside(folder).name))
+    return None, damaged
 
 
-def keep_newest(run: RunDir, count: int) -> None:
-    """Remove all but the newest `count` checkpoints; the main rank does."""
-    if not agree.is_main():
-        return
-    for step in run.checkpoint_steps()[:-count]:
-        remove_folder(run.checkpoint(step))
+def whole_best(run: RunDir, step: int) -> tuple[Path | None, Damaged | None]:
+    """Return the folder of the best weights, those of `step`; where it is damaged, it is set aside."""
+    folder = best_folder(run, step)
+    problems = verify_manifest(folder)
+    if not problems:
+        return folder, None
+    return None, Damaged(step, problems[0], set_aside(folder).name if folder.is_dir() else "nothing")
+
+
+def keep_newest(run: RunDir, count: int, verifier: Verifier) -> None:
+    """Remove the checkpoints older than the newest `count` whole ones, and best weights that no checkpoint left goes on with.
+
+    A damaged one counts for nothing: it stays among the newest until it is found at a resumption, and goes with the older ones.
+    """
+    whole: list[int] = []
+    for step in reversed(run.checkpoint_steps()):
+        if len(whole) == count:
+            remove_folder(run.checkpoint(step))
+        elif verifier.is_whole(run.checkpoint(step)):
+            whole.append(step)
+    _forget_bests(run, _named_best(run, whole, verifier))
 
 
 def best_folder(run: RunDir, step: int) -> Path:
@@ -139,17 +222,30 @@ def best_folder(run: RunDir, step: int) -> Path:
     return run.checkpoints / f"best-step-{step:06d}"
 
 
-def save_best(run: RunDir, model: torch.nn.Module, state: RunState) -> Path:
-    """Write the weights as the best so far; the former best goes only when this one is on the disk. Every rank calls it."""
-    former = list(run.checkpoints.glob("best-step-*")) if agree.is_main() and run.checkpoints.is_dir() else []
+def save_best(run: RunDir, model: torch.nn.Module, state: RunState, verifier: Verifier) -> None:
+    """Write the weights as the best so far. Every rank calls it.
+
+    Former ones go only when this one is on the disk, and stay where a run that goes on from a checkpoint still needs them: one that takes
+    other steps than before, on another machine say, may never come to better ones.
+    """
     folder = best_folder(run, state.step)
-    if folder in former:  # resumed from an older checkpoint, and here again
-        former.remove(folder)
+    if agree.is_main() and folder.is_dir():  # resumed from an older checkpoint, and here again
         remove_folder(folder)
     save_checkpoint(folder, model, None, state)
-    for old in former:
-        remove_folder(old)
-    return folder
+    if agree.is_main():
+        _forget_bests(run, {*_named_best(run, run.checkpoint_steps(), verifier), state.step})
+
+
+def _named_best(run: RunDir, steps: Sequence[int], verifier: Verifier) -> set[int]:
+    whole = [folder for folder in map(run.checkpoint, steps) if verifier.is_whole(folder)]
+    return {read_state(folder).improvement.best_step for folder in whole}
+
+
+def _forget_bests(run: RunDir, needed: set[int]) -> None:
+    names = {best_folder(run, step).name for step in needed}
+    for folder in run.checkpoints.glob("best-step-*"):
+        if folder.name not in names:
+            remove_folder(folder)
 
 
 def _trainable(model: torch.nn.Module) -> dict[str, torch.Tensor]:

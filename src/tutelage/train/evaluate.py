@@ -12,9 +12,11 @@ import torch
 from tutelage.chat.rendered import Rendered
 from tutelage.model.head import supervised_losses
 from tutelage.pack.batch import make_batches
+from tutelage.parallel import agree
 from tutelage.train.objective import SourceSums, SourceTotals, total
 from tutelage.train.passes import idle_batch, passes_of_rank
 from tutelage.train.step import StepSettings
+from tutelage.train.stop import Halt, never
 
 
 @dataclass(frozen=True)
@@ -42,15 +44,22 @@ class Evaluation:
         }
 
 
-def evaluate(model: torch.nn.Module, held_out: Sequence[Rendered], settings: StepSettings, *, step: int) -> Evaluation:
-    """Compute the loss of every supervised held-out token, without dropout or noise."""
+def evaluate(
+    model: torch.nn.Module, held_out: Sequence[Rendered], settings: StepSettings, *, step: int, halt: Halt = never
+) -> Evaluation | None:
+    """Compute the loss of every supervised held-out token, without dropout or noise.
+
+    None where `halt`, asked before every pass, said on any rank to leave off: half an evaluation is none.
+    """
     started = time.perf_counter()
     sums = SourceSums(settings.sources, settings.device)
     batches = make_batches(held_out, settings.layout, settings.micro_tokens)
-    was_training = model.training
+    was_training, halted = model.training, False
     model.eval()
     with torch.no_grad():
         for own in passes_of_rank(model, [batch.lengths for batch in batches]):
+            if halted := halt():
+                break
             batch = idle_batch(held_out, settings.layout) if own.number is None else batches[own.number]
             on_device = batch.to(settings.device)
             with settings.autocast():
@@ -58,4 +67,6 @@ def evaluate(model: torch.nn.Module, held_out: Sequence[Rendered], settings: Ste
             if own.counts:
                 sums.add(losses, on_device)
     model.train(was_training)
+    if agree.any_rank(halted, settings.device):
+        return None
     return Evaluation(step, sums.over_all_ranks(), time.perf_counter() - started)

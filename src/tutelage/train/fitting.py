@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from torch import nn
 
 from tutelage.chat.documents import lengths_of
 from tutelage.chat.rendered import Rendered
 from tutelage.config.schema import Checkpointing, Config, Layout, Method, TrainConfig
-from tutelage.errors import ConfigError
+from tutelage.errors import ConfigError, OutOfMemoryError
+from tutelage.files.rundir import RunDir
 from tutelage.model.checkpointing import set_checkpointing
 from tutelage.pack.batch import Batch, make_batches, pack_batch
 from tutelage.parallel import agree
@@ -29,25 +29,32 @@ KINDS = (Checkpointing.NONE, Checkpointing.SELECTIVE, Checkpointing.LAYERS)
 
 @dataclass(frozen=True)
 class Began:
-    """What a run that goes on chose when it began, as its `plan.json` says."""
+    """What a run that goes on chose when it began, as its `plan.json` says, and at which size of a pass memory ran out, if it did."""
 
     checkpointing: Checkpointing
     micro_tokens: int
+    ran_out_tokens: int | None = None
 
     @classmethod
-    def from_file(cls, path: Path) -> Began | None:
-        """Read `plan.json`; None where the run has none yet."""
-        if not path.is_file():
+    def of_run(cls, run: RunDir) -> Began | None:
+        """Read what the run directory says; None where there is no plan yet."""
+        if not run.plan.is_file():
             return None
-        plan = json.loads(path.read_bytes())
-        return cls(Checkpointing(plan["checkpointing"]["name"]), plan["pack_tokens"])
+        plan = json.loads(run.plan.read_bytes())
+        ran_out = json.loads(run.out_of_memory.read_bytes())["micro_tokens"] if run.out_of_memory.is_file() else None
+        return cls(Checkpointing(plan["checkpointing"]["name"]), plan["pack_tokens"], ran_out)
+
+    @property
+    def is_too_large(self) -> bool:
+        """Whether passes of that size ran out of memory."""
+        return self.ran_out_tokens is not None and self.micro_tokens >= self.ran_out_tokens
 
 
 @dataclass(frozen=True)
 class Fit:
     """How a run fits into memory: its plan, what its layers keep, why, and the predicted bytes by part.
 
-    Without a prediction `bytes_by_part` holds what is known of any model, and `predicted_bytes` is None.
+    Without a prediction `bytes_by_part` holds what is known of any model, and `predicted_bytes` is None. `news` is for people.
     """
 
     plan: RunPlan
@@ -55,6 +62,7 @@ class Fit:
     reason: str
     bytes_by_part: Mapping[Part, int]
     predicted_bytes: int | None
+    news: str | None = None
 
     @property
     def named_bytes(self) -> dict[str, int]:
@@ -76,12 +84,15 @@ def fit_memory(
 
     `free` are the bytes that the run may take on this rank's device beside the weights that are there already.
     Nothing is given up while the step fits without: first activations that are cheap to compute again, then all inside a layer,
-    then the size of a pass, down to the longest document. A run that goes on keeps what it began with, `began`. The model is left
-    with the checkpointing that was chosen.
+    then the size of a pass, down to the longest document. A run that goes on keeps what it began with, `began`, except that passes
+    that ran out of memory are halved. The model is left with the checkpointing that was chosen.
 
     Raises:
         ConfigError: not even the smallest step fits.
+        OutOfMemoryError: memory ran out in passes that cannot be smaller.
     """
+    if began is not None and began.is_too_large:
+        return _with_smaller_passes(config, plan, prepared, model, settings, free, began)
     tried: list[tuple[int, Fit]] = []
     for kind, candidate in _candidates(config, plan, prepared, began):
         set_checkpointing(model, kind)
@@ -102,10 +113,33 @@ def fit_memory(
     if agree.any_rank(least > free, settings.device):
         raise ConfigError(
             f"no step of this run fits into memory: it needs {least / GB:.2f} GB, and {free / GB:.2f} GB is free",
-            mend=_mend(config),
+            mend=ways_to_need_less(config),
         )
     set_checkpointing(model, smallest.checkpointing)
     return smallest
+
+
+def _with_smaller_passes(
+    config: Config,
+    plan: RunPlan,
+    prepared: Prepared,
+    model: nn.Module,
+    settings: StepSettings,
+    free: float,
+    began: Began,
+) -> Fit:
+    """Fit the run with passes of half as many tokens as those that ran out of memory, but not fewer than the longest document has."""
+    ran_out = began.ran_out_tokens or 0
+    tokens = max(ran_out // 2, _longest(plan, prepared))
+    if tokens >= ran_out or settings.layout is Layout.SINGLE:
+        alone = "one document a pass" if settings.layout is Layout.SINGLE else f"passes of {ran_out} tokens"
+        raise OutOfMemoryError(
+            f"memory ran out in {alone}, and the longest document has {_longest(plan, prepared)}: no pass can be smaller",
+            mend=f"start anew, in another run.dir, with {ways_to_need_less(config)}",
+        )
+    fit = fit_memory(config, plan, prepared, model, settings, free, began=Began(began.checkpointing, tokens))
+    news = f"memory ran out in passes of {ran_out} tokens: from here on they have {tokens}, with the same documents in each step"
+    return replace(fit, news=news)
 
 
 def predict_step(
@@ -147,20 +181,26 @@ def _candidates(
     asked = config.train.gradient_checkpointing
     if began is not None:
         kind = began.checkpointing if asked is Checkpointing.AUTO else asked
-        is_same = config.train.micro_tokens is not None or began.micro_tokens == plan.slot_tokens
-        yield kind, plan if is_same else with_passes_of(began.micro_tokens)
+        yield kind, plan if began.micro_tokens == plan.slot_tokens else with_passes_of(began.micro_tokens)
         return
     # The fused layers of LoRA repeat their products all the same, so that `selective` takes the time of `layers`.
-    worthwhile = KINDS if config.train.method is Method.FULL else (Checkpointing.NONE, Checkpointing.LAYERS)
+    # Compiled layers hide their products from it.
+    is_selective = config.train.method is Method.FULL and not config.train.compile
+    worthwhile = KINDS if is_selective else (Checkpointing.NONE, Checkpointing.LAYERS)
     kinds = worthwhile if asked is Checkpointing.AUTO else (asked,)
     yield from ((kind, plan) for kind in kinds)
     if config.train.micro_tokens is not None:
         return
-    longest = max(len(prepared.documents[index]) for step in plan.steps for index in step.documents)
+    longest = _longest(plan, prepared)
     tokens = plan.slot_tokens
     while tokens > longest:
         tokens = max(tokens // 2, longest)
         yield kinds[-1], with_passes_of(tokens)
+
+
+def _longest(plan: RunPlan, prepared: Prepared) -> int:
+    """Return the tokens of the longest document of all steps."""
+    return max(len(prepared.documents[index]) for step in plan.steps for index in step.documents)
 
 
 def _is_unloaded(model: nn.Module) -> bool:
@@ -177,7 +217,7 @@ def _reason(peak: Peak, free: float, *, gave_up: bool, began: bool) -> str:
     )
 
 
-def _mend(config: Config) -> str:
+def ways_to_need_less(config: Config) -> str:
     """Name what would need less, of what the configuration does not do yet."""
     ways = []
     if config.train.gradient_checkpointing not in (Checkpointing.AUTO, Checkpointing.LAYERS):

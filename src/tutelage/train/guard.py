@@ -1,7 +1,7 @@
 """Steps that must not be taken: the loss or the gradient is no number, or lies far above what it has been.
 
 Such a step is left out on all ranks together: weights and moments stay as they were, and the documents of the step with what was measured
-are written down. Only a run that leaves out too many ends.
+are written down. A run that leaves out too many goes back to before them and passes them over, if it may; otherwise it ends.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from typing import Any
 
 from tutelage.chat.rendered import Rendered
 from tutelage.config.schema import Guard
-from tutelage.errors import TrainingError
 from tutelage.pack.plan import Step
 from tutelage.train.step import StepResult
 
@@ -25,11 +24,11 @@ LEAST_STEPS = 32  # fewer say little about how far a step may lie from them
 
 @dataclass(frozen=True)
 class Watched:
-    """The losses (nats per unit of weight) and gradient norms of the last steps taken, and how many steps were left out."""
+    """The losses (nats per unit of weight) and gradient norms of the last steps taken, and which of the last steps were left out."""
 
     losses: tuple[float, ...] = ()
     norms: tuple[float, ...] = ()
-    left_out: int = 0
+    left_out: tuple[int, ...] = ()
 
     def fault(self, loss: float, grad_norm: float, rule: Guard) -> str | None:
         """Return why a step with these figures must not be taken; None if it may.
@@ -51,37 +50,43 @@ class Watched:
                     )
         return None
 
-    def after(self, result: StepResult) -> Watched:
-        """Return what is known after a step."""
+    def after(self, result: StepResult, step: int) -> Watched:
+        """Return what is known after `step`."""
+        lately = tuple(number for number in self.left_out if number > step - WINDOW_STEPS)
         if result.left_out is not None:
-            return Watched(self.losses, self.norms, self.left_out + 1)
+            return Watched(self.losses, self.norms, (*lately, step))
         losses, norms = (*self.losses, result.loss), (*self.norms, result.grad_norm)
-        return Watched(losses[-WINDOW_STEPS:], norms[-WINDOW_STEPS:], self.left_out)
+        return Watched(losses[-WINDOW_STEPS:], norms[-WINDOW_STEPS:], lately)
+
+    def too_many(self, rule: Guard) -> bool:
+        """Whether more of the last steps were left out than may be."""
+        return len(self.left_out) > rule.left_out_steps
+
+
+@dataclass(frozen=True)
+class RollBack:
+    """A return to the checkpoint of step `to`, from where the steps `first` to `last` are passed over."""
+
+    to: int
+    first: int
+    last: int
 
 
 def incident(
     result: StepResult, planned: Step, documents: Sequence[Rendered], *, step: int, run: Path
 ) -> dict[str, Any]:
     """Return the line of `incidents.jsonl` for a step that was left out, with the command that looks at it again, row by row."""
-    rows = [documents[index] for index in planned.documents]
     return {
         "step": step,
         "reason": result.left_out,
         "loss": result.loss,
         "grad_norm": result.grad_norm,
-        "rows": [{"where": row.where, "id": row.record_id, "stage": row.stage, "tokens": len(row)} for row in rows],
+        "rows": rows_of(planned, documents),
         "command": f"tutelage replay {run} --step {step}",
     }
 
 
-def require_few(watched: Watched, result: StepResult, rule: Guard, *, step: int) -> None:
-    """Go on only while few steps were left out.
-
-    Raises:
-        TrainingError: more than `train.guard.left_out_steps`.
-    """
-    if result.left_out is not None and watched.left_out > rule.left_out_steps:
-        raise TrainingError(
-            f"step {step} is the {watched.left_out}. that could not be taken: {result.left_out}",
-            mend="look at the rows in incidents.jsonl; lower train.learning_rate, or keep train.clip_grad_norm above 0",
-        )
+def rows_of(planned: Step, documents: Sequence[Rendered]) -> list[dict[str, Any]]:
+    """Return the rows of a step as `incidents.jsonl` names them."""
+    rows = [documents[index] for index in planned.documents]
+    return [{"where": row.where, "id": row.record_id, "stage": row.stage, "tokens": len(row)} for row in rows]

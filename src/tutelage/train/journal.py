@@ -19,6 +19,9 @@ from tutelage.train.sample import Sample
 from tutelage.train.step import StepResult
 from tutelage.train.trackers import Tracker, open_trackers
 
+NOT_REPEATED = frozenset({"out_of_memory", "set_aside", "accepted"})
+"""Incidents that befell the machine or were asked for by a person: taking the steps again does not bring them back."""
+
 
 class Journal:
     """Open while the run goes on; ranks other than the main one hold a journal that writes nothing."""
@@ -80,13 +83,18 @@ class Journal:
         for sample in samples:
             self._append(self.run.samples, sample.to_json())
 
-    def forget_after(self, step: int) -> None:
-        """Remove lines of steps later than `step`: the run goes on from there and will write them again."""
-        for path in (self.run.metrics, self.run.incidents, self.run.evals, self.run.samples):
+    def forget_after(self, step: int, *, rolled_back: int = 0) -> None:
+        """Remove what the run is about to write again, as it goes on from `step`: later lines, and those of the looks at the model there.
+
+        Of the incidents, the first `rolled_back` roll-backs stay, and whatever no later step repeats.
+        """
+        of_run = self.run
+        last_kept = {of_run.metrics: step, of_run.incidents: step, of_run.evals: step - 1, of_run.samples: step - 1}
+        for path, last in last_kept.items():
             if self.writes and path.exists():
                 if path in self._lines:  # the file is about to be another one
                     self._lines.pop(path).close()
-                jsonl.write(path, [line for line in jsonl.read(path) if line["step"] <= step])
+                jsonl.write(path, [line for line in jsonl.read(path) if _stays(line, last, rolled_back)])
 
     def mark(self, status: str, result: Any = None) -> None:
         """Record how the run stands."""
@@ -102,6 +110,12 @@ class Journal:
     def _track(self, figures: Mapping[str, float], step: int) -> None:
         for tracker in self._trackers:
             tracker.log(figures, step)
+
+
+def _stays(line: Mapping[str, Any], last: int, rolled_back: int) -> bool:
+    if "roll_back" in line:
+        return bool(line["roll_back"] <= rolled_back)
+    return not NOT_REPEATED.isdisjoint(line) or bool(line["step"] <= last)
 
 
 def metrics_line(

@@ -2,45 +2,49 @@
 
 prepare -> plan -> model -> layout probe -> evaluate and sample before -> steps -> the best or the last weights -> final/
 
-Every rank runs the same story; the main one writes and speaks. A run that is stopped by a signal saves a checkpoint at the edge
-of its step and goes on from there with `resume=True` as if it had not been.
+Every rank runs the same story; the main one writes and speaks. A run that is asked to stop, whatever it is at, leaves a checkpoint and
+goes on from there with `resume=True` as if it had not been. A checkpoint is of the moment right after its step, before anything
+looks at the model: whoever goes on from it repeats those looks.
 """
 
 from __future__ import annotations
 
-import math
-import time
+from collections.abc import Collection
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tutelage.config.load import Resolved
-from tutelage.config.schema import EarlyStopping
 from tutelage.files.rundir import RunDir
 from tutelage.model.adapters import is_adapted
 from tutelage.model.export import save_model
 from tutelage.parallel import agree
-from tutelage.parallel.shard import in_step, is_in_parts, whole_weights
+from tutelage.parallel.shard import whole_weights
+from tutelage.redact import redact
 from tutelage.train.books import Books
-from tutelage.train.checkpoint import RunState, best_folder, keep_newest, load_weights, save_best, save_checkpoint
+from tutelage.train.checkpoint import RunState, load_weights
 from tutelage.train.environment import choose_device
-from tutelage.train.evaluate import Evaluation, evaluate
-from tutelage.train.guard import incident, require_few
+from tutelage.train.evaluate import Evaluation
+from tutelage.train.guard import incident
 from tutelage.train.journal import Journal, metrics_line
+from tutelage.train.look import Look, Progress
 from tutelage.train.narrate import Narrator
 from tutelage.train.optim import learning_rate, set_learning_rate
-from tutelage.train.plan import evaluation_steps, sample_steps
+from tutelage.train.out_of_memory import noting_out_of_memory
 from tutelage.train.receipt import Receipt
-from tutelage.train.resume import config_fingerprint, resume_from
-from tutelage.train.sample import Generate, Sample, write_samples
-from tutelage.train.scene import Scene, set_scene
+from tutelage.train.resume import Changed, agreed_best, config_fingerprint, resume_from, tokenizer_fingerprint
+from tutelage.train.roll_back import is_passed_over, roll_back
+from tutelage.train.sample import Generate, Sample
+from tutelage.train.saver import Saver
+from tutelage.train.scene import set_scene
 from tutelage.train.step import train_step
-from tutelage.train.stop import Improvement, stop_on_signals
+from tutelage.train.stop import Improvement, StopFlag, StopNow, stop_on_signals
 from tutelage.train.trainee import Start
 
 
 @dataclass(frozen=True)
 class TrainResult:
-    """How a run ended. `final` is None when a signal stopped it before its end."""
+    """How a run ended. `final` is None when it was stopped before its end."""
 
     status: str
     steps: int
@@ -60,143 +64,137 @@ def train(
     narrator: Narrator | None = None,
     start: Start = Start.WEIGHTS,
     resume: bool = False,
+    accept_changed: Collection[Changed] = (),
+    stop: StopFlag | None = None,
 ) -> TrainResult:
     """Train as `resolved` says and leave everything in `run`.
 
     `generate` continues prompts, for the answers before, during and after. With `resume` the newest whole checkpoint of `run` is
-    where training goes on; without one it begins anew.
+    where training goes on; without one it begins anew. `accept_changed` names what a checkpoint may differ in from what
+    the run is now. `stop` is the flag of a caller who listens to signals already.
 
     Raises:
+        StopNow: a signal came before there was anything to save.
         TutelageError: of the kind that fits; the run directory then says `failed` and why.
     """
-    minutes = resolved.config.train.max_minutes
-    deadline = math.inf if minutes is None else time.monotonic() + 60 * minutes
     device = choose_device(resolved.config.train)
-    with agree.process_group(device), Journal(run, resolved) as journal:
+    listening = stop_on_signals() if stop is None else nullcontext(stop)
+    with listening as flag, agree.process_group(device), Journal(run, resolved) as journal:
+        flag.limit(resolved.config.train.max_minutes)
+        heard = narrator if narrator is not None and agree.is_main() else Narrator()
         try:
-            heard = narrator if narrator is not None and agree.is_main() else Narrator()
             scene = set_scene(resolved, journal, heard, start=start, device=device)
-            return _train(_Look(scene, journal, heard, generate), deadline, resume=resume)
+            with Saver(journal, heard, flag, scene.config.train) as saver:
+                look = Look(scene, journal, heard, generate, flag, saver)
+                return _train(look, resume=resume, accept_changed=accept_changed)
+        except StopNow as asked:
+            journal.mark("stopped", {"step": max(run.checkpoint_steps(), default=0)})
+            heard.say(f"stopped by {asked.name} before the first step; the same command goes on")
+            raise
         except BaseException as error:
-            journal.mark("failed", {"error": f"{type(error).__name__}: {error}"})
+            journal.mark("failed", {"error": redact(f"{type(error).__name__}: {error}")})
             raise
 
 
-def _train(look: _Look, deadline: float, *, resume: bool) -> TrainResult:
-    scene, journal, prepared = look.scene, look.journal, look.scene.prepared
+def _train(look: Look, *, resume: bool, accept_changed: Collection[Changed]) -> TrainResult:
+    scene, journal, saver = look.scene, look.journal, look.saver
 
     # Where to begin: at nothing, or at the newest whole checkpoint.
-    state = RunState(0, Improvement(), config_fingerprint(scene.config), scene.fingerprint)
+    progress = Progress(
+        RunState(
+            0,
+            Improvement(),
+            config_fingerprint(scene.config),
+            scene.fingerprint,
+            tokenizer_fingerprint(scene.prepared.tokenizer),
+        )
+    )
     if resume:
-        state = resume_from(journal.run, scene.model, scene.optimiser, state, look.narrator)
-        journal.forget_after(state.step)
+        found = resume_from(journal, look.narrator, scene.model, scene.optimiser, progress.state, accept=accept_changed)
+        if found is not None:
+            progress.state, saver.saved_step = found, found.step
+        journal.forget_after(progress.state.step, rolled_back=len(progress.state.rolled_back))
+    saver.begin(scene.model, scene.optimiser, progress.state)
 
-    # Before.
-    before = look.evaluate(0) if prepared.held_out and state.step == 0 else None
-    samples_before = look.sample(0) if state.step == 0 else ()
+    look.stop.is_worth_saving = True  # from here on a signal waits for the edge of a step
+    with noting_out_of_memory(look, progress):
+        return _learn(look, progress)
 
-    # The steps.
-    progress, books = _Progress(state, latest=before, best=before), Books(scene.documents)
+
+def _learn(look: Look, progress: Progress) -> TrainResult:
+    scene, journal, prepared = look.scene, look.journal, look.scene.prepared
+
+    # The looks that are due here, and the steps.
+    books = Books(scene.documents)
     scene.meter.begin()
-    stopped = _take_steps(look, progress, books, deadline)
+    to_the_end = look.around(progress) and _take_steps(look, progress, books)
     _compare_memory(look)
-    state = progress.state
     journal.receipt.add(books.conservation())
     books.book(prepared.ledger)
     journal.write_ledger(prepared.ledger)
-    if stopped:
-        journal.mark("stopped", {"step": state.step})
-        return TrainResult("stopped", state.step, None, before, progress.latest, samples_before, (), journal.receipt)
+    if not to_the_end:
+        return _stopped(look, progress)
 
     # The result.
-    after = _settle(look, progress)
-    samples_after = look.sample(state.step)
-    final = journal.run.final
-    journal.mark("finished", {"folder": "final", "steps": state.step})
-    return TrainResult("finished", state.step, final, before, after, samples_before, samples_after, journal.receipt)
+    after = _choose_weights(look, progress)
+    samples_after = look.sample(progress.state.step)
+    if samples_after is None:
+        return _stopped(look, progress)
+    final = _write_result(look)
+    journal.mark("finished", {"folder": "final", "steps": progress.state.step})
+    return TrainResult(
+        "finished",
+        progress.state.step,
+        final,
+        progress.before,
+        after,
+        progress.samples_before,
+        samples_after,
+        journal.receipt,
+    )
 
 
-@dataclass(frozen=True)
-class _Look:
-    """Looks at the model between steps, and leaves in the run what it saw."""
+def _take_steps(look: Look, progress: Progress, books: Books) -> bool:
+    """Take the steps that remain, keeping `progress` and `books`; return whether they came to their end.
 
-    scene: Scene
-    journal: Journal
-    narrator: Narrator
-    generate: Generate
-
-    def evaluate(self, step: int) -> Evaluation:
-        """Evaluate on the held-out documents; every rank takes part."""
-        evaluation = evaluate(self.scene.model, self.scene.prepared.held_out, self.scene.settings, step=step)
-        self.journal.evaluation(evaluation)
-        self.narrator.evaluation(evaluation)
-        return evaluation
-
-    def sample(self, step: int) -> tuple[Sample, ...]:
-        """Answer the prompts of the samples: the main rank does, and with it all ranks that hold a part of the model."""
-        scene = self.scene
-        if not scene.prompts or not (self.journal.writes or is_in_parts(scene.model)):
-            return ()
-        limit, renderer = scene.config.sample.max_new_tokens, scene.prepared.renderer
-        with scene.settings.autocast(), in_step(scene.model):
-            samples = write_samples(
-                scene.model, scene.prompts, self.generate, renderer, step=step, max_new_tokens=limit
-            )
-        self.journal.samples(samples)
-        self.narrator.samples(samples)
-        return tuple(samples)
-
-
-@dataclass
-class _Progress:
-    """How far the steps have come, and the latest and the best evaluation on the way."""
-
-    state: RunState
-    latest: Evaluation | None
-    best: Evaluation | None
-
-    def evaluated(self, evaluation: Evaluation, rule: EarlyStopping | None) -> None:
-        """Take in an evaluation of held-out documents."""
-        improvement = self.state.improvement.after(evaluation.loss, evaluation.step, rule)
-        self.state = replace(self.state, improvement=improvement)
-        self.latest = evaluation
-        if improvement.best_step == evaluation.step:
-            self.best = evaluation
-
-
-def _take_steps(look: _Look, progress: _Progress, books: Books, deadline: float) -> bool:
-    """Take the steps that remain, keeping `progress` and `books`; return whether they were stopped before the end."""
-    scene, narrator, plan = look.scene, look.narrator, look.scene.plan
-    config = scene.config.train
-    evaluate_at = evaluation_steps(plan.num_steps, config.evaluate_every_steps) if scene.prepared.held_out else ()
-    sample_at = sample_steps(plan.num_steps)
-    stopping = False
-    narrator.begin(plan, progress.state.step)
-    with stop_on_signals(deadline) as stop:
-        for step in range(progress.state.step + 1, plan.num_steps + 1):
-            if progress.state.improvement.exhausted(config.early_stopping):
-                waited = progress.state.improvement.evaluations_since
-                narrator.say(f"stopped early: the held-out loss has not fallen for {waited} evaluations")
-                break
-            is_last = step == plan.num_steps
-            _take_step(look, progress, books, step)
-            if step in evaluate_at:
-                progress.evaluated(look.evaluate(step), config.early_stopping)
-            if step in sample_at and not is_last:
-                look.sample(step)
-
-            # Everything of this step is on the disk before its checkpoint is: whoever resumes there repeats none of it.
-            progress.state = replace(progress.state, step=step)
-            stopping = agree.any_rank(bool(stop), scene.settings.device) and not is_last
-            _save(look, progress.state, stopping=stopping)
-            if stopping:
-                narrator.say(f"stopped by {stop.reason or 'another rank'} after step {step}; go on with --resume")
-                break
+    Raises:
+        TrainingError: too many steps were left out, and the run may not go back to before them.
+    """
+    scene, narrator, config = look.scene, look.narrator, look.scene.config.train
+    every = config.checkpoint_every_steps
+    narrator.begin(scene.plan, progress.state.step)
+    while progress.state.step < scene.plan.num_steps:
+        if progress.state.improvement.exhausted(config.early_stopping):
+            waited = progress.state.improvement.evaluations_since
+            narrator.say(f"stopped early: the held-out loss has not fallen for {waited} evaluations")
+            break
+        step = progress.state.step + 1
+        fault = None if is_passed_over(progress.state, step) else _take_step(look, progress, books, step)
+        progress.state = replace(progress.state, step=step)
+        if fault is not None and progress.state.watched.too_many(config.guard):
+            roll_back(look, progress, step, fault)
+        elif every and step % every == 0:
+            look.saver.save(scene.model, scene.optimiser, progress.state)
+        look.saver.look_back()
+        if look.halted() or not look.around(progress):
+            return False
     narrator.end()
-    return stopping
+    return True
 
 
-def _compare_memory(look: _Look) -> None:
+def _stopped(look: Look, progress: Progress) -> TrainResult:
+    """Leave a checkpoint of the last step, and say how to go on; before the first step there is nothing to keep."""
+    step, journal = progress.state.step, look.journal
+    if step:
+        look.saver.save(look.scene.model, look.scene.optimiser, progress.state, must=True)
+    journal.mark("stopped", {"step": step})
+    look.narrator.end()
+    look.narrator.say(f"stopped by {look.stop.reason or 'another rank'} after step {step}; the same command goes on")
+    before, latest, samples = progress.before, progress.latest, progress.samples_before
+    return TrainResult("stopped", step, None, before, latest, samples, (), journal.receipt)
+
+
+def _compare_memory(look: Look) -> None:
     """Write down and say what the steps took of memory, beside what was predicted."""
     scene, measured = look.scene, look.scene.meter.peak_bytes()
     if measured is None:
@@ -206,16 +204,13 @@ def _compare_memory(look: _Look) -> None:
     look.narrator.say(f"memory {predicted}, measured {measured / 1e9:.2f} GB")
 
 
-def _take_step(look: _Look, progress: _Progress, books: Books, step: int) -> None:
-    """Take one step, or leave it out, and write down what it did.
-
-    Raises:
-        TrainingError: too many steps were left out.
-    """
+def _take_step(look: Look, progress: Progress, books: Books, step: int) -> str | None:
+    """Take one step, or leave it out, write down what it did, and return why it was left out."""
     scene, plan, rule, watched = look.scene, look.scene.plan, look.scene.config.train.guard, progress.state.watched
     planned, epoch = plan.steps[step - 1], plan.epochs[step - 1]
     rate = learning_rate(step, plan.num_steps, scene.config.train)
     set_learning_rate(scene.optimiser, rate)
+    progress.taking = step
     result = train_step(
         scene.model,
         scene.optimiser,
@@ -232,33 +227,36 @@ def _take_step(look: _Look, progress: _Progress, books: Books, step: int) -> Non
     if result.left_out is not None:
         look.journal.incident(incident(result, planned, scene.documents, step=step, run=look.journal.run.path))
         look.narrator.say(f"step {step} was left out: {result.left_out}; see {look.journal.run.incidents.name}")
-    progress.state = replace(progress.state, watched=watched.after(result))
-    require_few(progress.state.watched, result, rule, step=step)
+    look.stop.took("step", result.seconds)
+    progress.state = replace(progress.state, watched=watched.after(result, step))
+    progress.taking = None
+    return result.left_out
 
 
-def _save(look: _Look, state: RunState, *, stopping: bool) -> None:
-    """Save what the edge of a step asks for: the best weights so far, and a checkpoint to go on from."""
-    scene, run, config = look.scene, look.journal.run, look.scene.config.train
-    if state.improvement.best_step == state.step:
-        save_best(run, scene.model, state)
-    every = config.checkpoint_every_steps
-    if stopping or (every and state.step % every == 0):
-        save_checkpoint(run.checkpoint(state.step), scene.model, scene.optimiser, state)
-        keep_newest(run, config.keep_checkpoints)
-
-
-def _settle(look: _Look, progress: _Progress) -> Evaluation | None:
-    """Write the result, the best weights under early stopping and the last ones otherwise; return its evaluation."""
-    scene, prepared, run = look.scene, look.scene.prepared, look.journal.run
-    state, evaluation = progress.state, progress.latest
+def _choose_weights(look: Look, progress: Progress) -> Evaluation | None:
+    """Let the model have the weights of the result: the best under early stopping, the last otherwise; return their evaluation."""
+    scene, state = look.scene, progress.state
+    look.saver.settle()
     agree.barrier()  # the main rank may still be writing the best
-    if scene.config.train.early_stopping is not None and state.improvement.best_step not in (0, state.step):
-        load_weights(best_folder(run, state.improvement.best_step), scene.model)
-        look.narrator.say(f"the result is the best checkpoint, of step {state.improvement.best_step}")
-        evaluation = progress.best
+    best_step = state.improvement.best_step
+    is_best = best_step == state.step and not state.rolled_back  # a roll-back may have undone the step of that number
+    if scene.config.train.early_stopping is None or not best_step or is_best:
+        return progress.latest
+    look.saver.save(scene.model, scene.optimiser, state, must=True)  # the last weights are about to go
+    folder = agreed_best(look.journal, look.narrator, best_step)
+    if folder is None:
+        return progress.latest
+    load_weights(folder, scene.model)
+    look.narrator.say(f"the result is the best checkpoint, of step {best_step}")
+    return progress.best
+
+
+def _write_result(look: Look) -> Path:
+    """Write the model as it stands to the folder `final` and return it; every rank takes part."""
+    scene, prepared, run = look.scene, look.scene.prepared, look.journal.run
     weights = whole_weights(scene.model, trainable_only=is_adapted(scene.model))
     if look.journal.writes:
         template = prepared.renderer.template if prepared.contract is not None else None
         stop_ids = prepared.renderer.stop_ids
         save_model(scene.model, prepared.tokenizer, template, run.final, stop_ids=stop_ids, weights=weights)
-    return evaluation
+    return run.final

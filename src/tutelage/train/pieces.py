@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import struct
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -17,29 +18,85 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from tutelage.errors import RunDirError
+from tutelage.files.atomic import Digest, write_stream
 from tutelage.parallel import agree
 from tutelage.parallel.shard import own_part, place_of_part, spread_over_ranks
 
 PLACES = "places"
+DTYPES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.uint8: "U8",
+}
+"""What a checkpoint may hold, under the names of the safetensors format."""
+ALIGNMENT = 8  # of the data in the file: the header is filled up with spaces
 
 
-def write_pieces(staging: Path, stem: str, tensors: Mapping[str, Tensor], *, together: bool) -> None:
-    """Write what this rank holds of `tensors` to a file of its own; those that every rank holds whole, the main rank writes.
+@dataclass(frozen=True)
+class Held:
+    """What this rank is to write of some tensors: its part of each by name, and where in the whole that part begins."""
 
-    `together` says that every rank writes.
+    parts: Mapping[str, Tensor]
+    places: Mapping[str, list[int]]
+    num_bytes: int
+    """Size of the whole tensors, of which all ranks together write every byte once."""
+
+
+def hold(tensors: Mapping[str, Tensor], *, copied: bool) -> Held:
+    """Return what this rank is to write of `tensors`; those that every rank holds whole, the main rank writes.
+
+    With `copied` the parts are in memory of the host that nothing else writes to; otherwise they are the tensors themselves.
     """
     places: dict[str, list[int]] = {}
     parts: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         part = own_part(tensor.detach())
         if (spread_over_ranks(tensor) and part.numel()) or (not spread_over_ranks(tensor) and agree.is_main()):
-            parts[name], places[name] = part.cpu().contiguous(), [along.start for along in place_of_part(tensor)]
+            parts[name] = _copy(part) if copied else part
+            places[name] = [along.start for along in place_of_part(tensor)]
+    return Held(parts, places, sum(tensor.numel() * tensor.element_size() for tensor in tensors.values()))
+
+
+def write_pieces(staging: Path, stem: str, held: Held, *, together: bool) -> dict[str, Digest]:
+    """Write a file of what this rank holds and return its name and digest. `together` says that every rank writes one.
+
+    Raises: OSError when the disk is full.
+    """
     which = f"-{agree.rank():05d}-of-{agree.world_size():05d}" if together else ""
-    save_file(parts, staging / f"{stem}{which}.safetensors", metadata={PLACES: json.dumps(places)})
+    name = f"{stem}{which}.safetensors"
+    return {name: write_stream(staging / name, _safetensors(held))}
+
+
+def _safetensors(held: Held) -> Iterator[memoryview]:
+    """Yield the bytes of a safetensors file: its length, its header, and the tensors, one at a time on the host.
+
+    Source: the format's description in the README of the safetensors project. The largest elements come first, so that each tensor is
+    aligned to its own.
+    """
+    names = sorted(held.parts, key=lambda name: (-held.parts[name].element_size(), name))
+    header: dict[str, Any] = {"__metadata__": {PLACES: json.dumps(held.places)}}
+    end = 0
+    for name in names:
+        part = held.parts[name]
+        begin, end = end, end + part.numel() * part.element_size()
+        header[name] = {"dtype": DTYPES[part.dtype], "shape": list(part.shape), "data_offsets": [begin, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % ALIGNMENT)
+    yield memoryview(struct.pack("<Q", len(text)) + text)
+    for name in names:
+        flat = held.parts[name].cpu().contiguous().reshape(-1).view(torch.uint8)
+        yield flat.numpy().data
+
+
+def _copy(part: Tensor) -> Tensor:
+    return part.to("cpu", copy=True, memory_format=torch.contiguous_format)
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,11 @@ from tutelage.chat.documents import digests_of, lengths_of, loss_weights_of
 from tutelage.chat.rendered import Rendered
 from tutelage.config.schema import Config
 from tutelage.data.mixture import Mixture
-from tutelage.errors import ConfigError
+from tutelage.errors import ConfigError, DataError
 from tutelage.pack.plan import PlanOptions, Step, plan_epoch
 from tutelage.train.sharing import Sharing, find_sharing, judge_sharing
+
+SHOWN_ROWS = 10
 
 
 @dataclass(frozen=True)
@@ -66,13 +68,12 @@ class RunPlan:
         return self.epochs[-1] + 1 if self.epochs else 0
 
     def fingerprint(self, documents: Sequence[Rendered]) -> str:
-        """Return 32 hex digits of what is trained on, token for token, in which order."""
+        """Return 32 hex digits of what is trained on, token for token, step by step; how a step is cut into passes is not in it."""
         digest = hashlib.sha256()
         digest.update(digests_of(documents))
         for step in self.steps:
-            for number, pack in enumerate(step.packs):
-                shared = step.shared[number] if step.shared else ()
-                digest.update(np.asarray((len(pack), *pack, *shared), dtype=np.int64).tobytes())
+            members = sorted(step.documents)
+            digest.update(np.asarray((len(members), *members), dtype=np.int64).tobytes())
         return digest.hexdigest()[:32]
 
 
@@ -85,6 +86,7 @@ def plan_run(
 
     Raises:
         ConfigError: there is nothing to train on.
+        DataError: a step has no token that carries loss.
     """
     if sharing is not None:
         return _plan_run(documents, mixture, config, sharing)
@@ -112,7 +114,20 @@ def _plan_run(documents: Sequence[Rendered], mixture: Mixture, config: Config, s
         raise ConfigError(
             "no document is left to train on", mend="look at the ledger: `tutelage check` shows every drop"
         )
+    _require_weight(steps[:limit], documents)
     return RunPlan(tuple(steps[:limit]), tuple(epochs[:limit]), _slot_tokens(options), sharing)
+
+
+def _require_weight(steps: Sequence[Step], documents: Sequence[Rendered]) -> None:
+    """Refuse a step whose loss would be a sum of nothing, divided by nothing."""
+    for number, step in enumerate(steps, start=1):
+        if not step.weight_sum > 0:
+            rows = [documents[index].where for index in step.documents]
+            more = f" and {len(rows) - SHOWN_ROWS} more" if len(rows) > SHOWN_ROWS else ""
+            raise DataError(
+                f"step {number} has no token that carries loss: its rows are {', '.join(rows[:SHOWN_ROWS])}{more}",
+                mend="give these rows a weight above 0, or take them out",
+            )
 
 
 def _orders(mixture: Mixture, epochs: float) -> Iterator[tuple[int, npt.NDArray[np.int64]]]:

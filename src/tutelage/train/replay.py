@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,7 +79,7 @@ def replay(run: RunDir, step: int, narrator: Narrator) -> Replay:
 
 
 def _incident(run: RunDir, step: int) -> Mapping[str, Any]:
-    lines = list(jsonl.read(run.incidents)) if run.incidents.exists() else []
+    lines = _left_out(jsonl.read(run.incidents)) if run.incidents.exists() else []
     found = [line for line in lines if line["step"] == step]
     if not found:
         steps = ", ".join(str(line["step"]) for line in lines)
@@ -88,6 +88,11 @@ def _incident(run: RunDir, step: int) -> Mapping[str, Any]:
             mend=f"these were: {steps}" if steps else "no step of this run was",
         )
     return found[-1]
+
+
+def _left_out(lines: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Return the lines of steps that were left out, those that a roll-back undid among them."""
+    return [step for line in lines for step in line.get("left_out", [line]) if "out_of_memory" not in step]
 
 
 def _documents_of(incident: Mapping[str, Any], scene: Scene) -> list[Rendered]:

@@ -12,6 +12,7 @@ from tutelage.chat.render import Renderer
 from tutelage.chat.tokenizer import ChatTokenizer
 from tutelage.config.schema import SampleConfig
 from tutelage.data.conversation import Conversation, Document, Message, Record, Role
+from tutelage.train.stop import Halt, never
 
 OPENING_WORDS = 6  # of a text that a model without a chat template is asked to continue
 
@@ -28,7 +29,10 @@ class Completion(Protocol):
 
 
 class Generate(Protocol):
-    """A function that continues prompts, greedily unless told otherwise; `generate.local.generate` is one."""
+    """A function that continues prompts, greedily unless told otherwise; `generate.local.generate` is one.
+
+    It asks `halt` before every token, and where that says so leaves off with the tokens that there are.
+    """
 
     def __call__(
         self,
@@ -39,6 +43,7 @@ class Generate(Protocol):
         *,
         stop_ids: Sequence[int],
         max_new_tokens: int,
+        halt: Halt,
     ) -> Sequence[Completion]: ...
 
 
@@ -100,8 +105,9 @@ def write_samples(
     *,
     step: int,
     max_new_tokens: int,
+    halt: Halt = never,
 ) -> list[Sample]:
-    """Answer every prompt with the model as it is now."""
+    """Answer every prompt with the model as it is now; once `halt` says so, the answers are as short as they are."""
     was_training = model.training
     model.eval()
     completions = generate(
@@ -110,6 +116,7 @@ def write_samples(
         [prompt.ids for prompt in prompts],
         stop_ids=renderer.stop_ids,
         max_new_tokens=max_new_tokens,
+        halt=halt,
     )
     model.train(was_training)
     return [

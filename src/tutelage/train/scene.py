@@ -109,12 +109,14 @@ def set_scene(resolved: Resolved, journal: Journal, narrator: Narrator, *, start
 
     sharing_plan = _settle_sharing(plan, config, prepared, trainee, settings, journal)
     fit = fit_memory(
-        config, sharing_plan, prepared, trainee.model, settings, free_bytes(device), began=Began.from_file(run.plan)
+        config, sharing_plan, prepared, trainee.model, settings, free_bytes(device), began=Began.of_run(run)
     )
     if fit.plan is not plan:
         plan, settings = fit.plan, replace(settings, micro_tokens=fit.plan.slot_tokens)
         fingerprint = plan.fingerprint(prepared.documents)
         _require_agreement(fingerprint, device)
+    if fit.news is not None:
+        narrator.say(fit.news)
     for check in data_checks(prepared, plan, fingerprint):
         journal.receipt.add(check)
 

@@ -36,6 +36,7 @@ from tutelage.data.rows import RawRow
 from tutelage.errors import TrainingError, TutelageError
 from tutelage.train.chunks import Chunk, Kit, Made, Trainable, make
 from tutelage.train.shards import record_from_json, record_to_json
+from tutelage.train.stop import SIGNALS
 
 _LENGTH_BYTES = 8
 _SHOWN_ERROR_CHARACTERS = 400
@@ -143,7 +144,8 @@ class _Worker:
 
 def main() -> None:
     """Make chunks until there are no more."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the run ends its workers itself
+    for number in SIGNALS:  # Ctrl-C and schedulers reach all processes; the run ends its workers itself
+        signal.signal(number, signal.SIG_IGN)
     questions, answers = sys.stdin.buffer, sys.stdout.buffer
     sys.stdout = sys.stderr  # what a library prints is no answer
     told_kit = _receive(questions)

@@ -58,7 +58,9 @@ def test_bytes_are_shown_in_binary_units(size: int, shown: str) -> None:
 
 def test_a_run_without_a_directory_gets_one_with_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with open_run(Config.model_validate({"run": {"name": "mine"}}), resume=False) as run:
+    run, resumes = open_run(Config.model_validate({"run": {"name": "mine"}}), resume=False)
+    with run:
+        assert not resumes
         assert run.path.parent == Path("runs") and run.path.name.endswith("-mine")
 
 
@@ -68,13 +70,19 @@ def test_resuming_needs_to_know_the_run_and_finds_only_unfinished_ones(tmp_path:
     config = Config.model_validate({"run": {"dir": str(tmp_path / "run")}})
     with pytest.raises(RunDirError, match="not a run directory"):
         open_run(config, resume=True)
-    with open_run(config, resume=False) as run:
+    run, resumes = open_run(config, resume=False)
+    with run:
+        assert not resumes
         run.mark("stopped")
-    with open_run(config, resume=True) as run:
-        assert run.status["status"] == "running"
-        run.mark("finished")
-    with pytest.raises(RunDirError, match="finished already"):
-        open_run(config, resume=True)
+    for resume in (True, False):  # a run that did not end is gone on with, asked or not
+        run, resumes = open_run(config, resume=resume)
+        with run:
+            assert resumes and run.status["status"] == "running"
+            run.mark("failed")
+    run.mark("finished")
+    for resume in (True, False):
+        with pytest.raises(RunDirError, match="finished already"):
+            open_run(config, resume=resume)
 
 
 def test_the_plan_tells_what_was_left_out_of_it() -> None:

@@ -16,7 +16,8 @@ from sample_documents import random_documents
 from tiny import tiny_model
 from tutelage.config.schema import Checkpointing, Config, Layout, Precision
 from tutelage.data.mixture import Mixture, MixtureSource
-from tutelage.errors import ConfigError
+from tutelage.errors import ConfigError, OutOfMemoryError
+from tutelage.files.rundir import RunDir
 from tutelage.model.attention import NAME, register_attention
 from tutelage.train.fitting import FILLED, KINDS, Began, Fit, fit_memory, largest_batch, predict_step
 from tutelage.train.memory import Part
@@ -116,12 +117,34 @@ def test_what_fits_no_way_is_an_error_before_the_first_step() -> None:
 
 def test_a_run_that_goes_on_keeps_what_it_began_with(tmp_path: Path) -> None:
     case = Case()
-    plan = tmp_path / "plan.json"
-    assert Began.from_file(plan) is None
-    plan.write_text(json.dumps({"checkpointing": {"name": "selective"}, "pack_tokens": 256}))
-    fit = case.fit(1000, Began.from_file(plan))
+    run = RunDir(tmp_path)
+    assert Began.of_run(run) is None
+    run.plan.write_text(json.dumps({"checkpointing": {"name": "selective"}, "pack_tokens": 256}))
+    fit = case.fit(1000, Began.of_run(run))
     assert (fit.checkpointing, fit.plan.slot_tokens) == (Checkpointing.SELECTIVE, 256)
-    assert fit.reason == "as the run began"
+    assert fit.reason == "as the run began" and fit.news is None
+
+
+@pytest.mark.parametrize(("ran_out", "tokens"), [(512, 256), (256, 128), (150, 99), (100, 99)])
+def test_passes_that_ran_out_of_memory_are_halved_down_to_the_longest_document(
+    tmp_path: Path, ran_out: int, tokens: int
+) -> None:
+    case, run = Case(), RunDir(tmp_path)
+    run.plan.write_text(json.dumps({"checkpointing": {"name": "none"}, "pack_tokens": ran_out}))
+    run.out_of_memory.write_text(json.dumps({"micro_tokens": ran_out}))
+    fit = case.fit(1000, Began.of_run(run))
+    assert fit.plan.slot_tokens == tokens
+    assert fit.news is not None and f"passes of {ran_out} tokens: from here on they have {tokens}" in fit.news
+    assert [sorted(step.documents) for step in fit.plan.steps] == [sorted(step.documents) for step in case.plan.steps]
+    run.plan.write_text(json.dumps({"checkpointing": {"name": "none"}, "pack_tokens": tokens}))
+    assert case.fit(1000, Began.of_run(run)).plan.slot_tokens == tokens, "it goes on with passes that have not run out"
+
+
+@pytest.mark.parametrize(("layout", "ran_out"), [(Layout.PACKED, 99), (Layout.PADDED, 64), (Layout.SINGLE, 512)])
+def test_passes_that_cannot_be_smaller_end_the_run_with_what_would_need_less(layout: Layout, ran_out: int) -> None:
+    with pytest.raises(OutOfMemoryError, match=r"the longest document has 99: no pass can be smaller") as error:
+        Case(layout).fit(math.inf, Began(Checkpointing.LAYERS, 512, ran_out))
+    assert "train.method=lora" in error.value.mend
 
 
 def test_the_prediction_is_of_the_pass_with_most_tokens() -> None:

@@ -27,6 +27,18 @@ def test_lines_after_the_resumed_step_are_forgotten(tmp_path: Path) -> None:
         assert [(line["step"], line["loss"]) for line in jsonl.read(run.metrics)] == [(1, 2.0), (2, 2.0), (3, 1.0)]
 
 
+def test_looks_at_the_model_are_repeated_and_what_no_step_repeats_stays(tmp_path: Path) -> None:
+    with RunDir.create(tmp_path / "run") as run, Journal(run, load_config()) as journal:
+        for path in (run.evals, run.samples):
+            jsonl.write(path, [{"step": step} for step in (0, 2, 4)])
+        memory = {"step": 5, "out_of_memory": "said"}
+        moves = [{"step": 9, "roll_back": number} for number in (1, 2)]
+        jsonl.write(run.incidents, [{"step": 2}, {"step": 3}, *moves, memory])
+        journal.forget_after(2, rolled_back=1)
+        assert jsonl.read(run.evals) == jsonl.read(run.samples) == [{"step": 0}]
+        assert jsonl.read(run.incidents) == [{"step": 2}, moves[0], memory]
+
+
 def test_other_ranks_write_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with RunDir.create(tmp_path / "run") as run:
         before = sorted(path.name for path in run.path.iterdir())

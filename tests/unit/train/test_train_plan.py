@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,7 @@ from sample_documents import document, random_documents
 from tutelage.chat.rendered import Rendered
 from tutelage.config.schema import Config
 from tutelage.data.mixture import Mixture, MixtureSource
-from tutelage.errors import ConfigError
+from tutelage.errors import ConfigError, DataError
 from tutelage.train.plan import RunPlan, evaluation_steps, plan_run, sample_steps
 from tutelage.train.sharing import Sharing
 
@@ -77,6 +76,19 @@ def test_the_fingerprint_sees_tokens_weights_and_order() -> None:
     assert plan.fingerprint(documents) != planned(documents, seed=1).fingerprint(documents)
 
 
+def test_the_fingerprint_is_that_of_the_same_steps_cut_into_smaller_passes() -> None:
+    documents = random_documents(LENGTHS)
+    whole, cut = planned(documents), planned(documents, micro_tokens=max(LENGTHS))
+    assert cut.num_packs > whole.num_packs
+    assert cut.fingerprint(documents) == whole.fingerprint(documents)
+
+
+def test_a_step_without_a_token_that_carries_loss_is_refused_by_its_rows() -> None:
+    documents = [document([5, 6, 7, 8], [0.0, 1.0, 1.0, 1.0], name="a"), document([5, 6, 7, 8], [0.0] * 4, name="b")]
+    with pytest.raises(DataError, match=r"has no token that carries loss: its rows are \S*b"):
+        planned(documents, batch_tokens=4, micro_tokens=4)
+
+
 def test_nothing_to_train_on_is_an_error() -> None:
     with pytest.raises(ConfigError, match="no document is left"):
         planned([])
@@ -109,8 +121,7 @@ def test_answers_to_one_prompt_are_planned_as_trees_and_the_fingerprint_sees_it(
     assert trees.computed_tokens == 10 * (20 + 4 * 3)
     assert trees.sharing.reason == "2.9x fewer tokens, 320 computed of 920 trained on"
     assert trees.fill <= 1
-    unshared = replace(trees, steps=tuple(replace(step, shared=()) for step in trees.steps))
-    assert len({plan.fingerprint(documents) for plan in (trees, rows, unshared)}) == 3
+    assert trees.fingerprint(documents) != rows.fingerprint(documents)
 
 
 def test_prefixes_that_save_little_leave_the_plan_as_it_was() -> None:

@@ -4,12 +4,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
+from types import SimpleNamespace
 
 import pytest
 
 from tutelage.config.schema import EarlyStopping
-from tutelage.train.stop import RESUME_EXIT_CODE, Improvement, stop_on_signals
+from tutelage.train.stop import RESUME_EXIT_CODE, SIGNALS, Improvement, StopFlag, StopNow, stop_on_signals
 
 
 def after_all(losses: list[float], min_improvement: float = 0.0) -> Improvement:
@@ -39,23 +39,50 @@ def test_a_loss_that_is_not_a_number_is_never_the_best() -> None:
     assert after_all([2.0, float("nan")]).best_step == 1
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", SIGNALS)
 def test_the_first_signal_sets_the_flag_and_the_handler_goes_away(number: signal.Signals) -> None:
     before = signal.getsignal(number)
     with stop_on_signals() as stop:
+        stop.is_worth_saving = True
         assert not stop
         os.kill(os.getpid(), number)
         assert stop and stop.signal_name == number.name
     assert signal.getsignal(number) is before
 
 
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_while_there_is_nothing_to_save_leaves_at_once(number: signal.Signals) -> None:
+    before = signal.getsignal(number)
+    with pytest.raises(StopNow) as left, stop_on_signals():
+        os.kill(os.getpid(), number)
+    assert (left.value.code, left.value.name) == (RESUME_EXIT_CODE, number.name)
+    assert signal.getsignal(number) is before
+
+
 def test_the_clock_sets_the_flag_too() -> None:
-    with stop_on_signals(time.monotonic() + 3600) as stop:
+    with stop_on_signals() as stop:
+        stop.is_worth_saving = True
+        stop.limit(None)
+        assert not stop
+        stop.limit(60.0)
         assert not stop and stop.reason is None
-    with stop_on_signals(time.monotonic()) as stop:
+        stop.limit(0.0)
         assert stop and stop.reason == "train.max_minutes" and stop.signal_name is None
         os.kill(os.getpid(), signal.SIGTERM)
         assert stop.reason == "SIGTERM"
+
+
+def test_a_deadline_leaves_time_for_a_step_and_a_save(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tutelage.train.stop.time", SimpleNamespace(monotonic=lambda: 100.0))
+    flag = StopFlag(began=0.0)
+    flag.limit(2.0)
+    assert not flag
+    flag.took("step", 3.0)
+    flag.took("save", 16.9)
+    assert not flag
+    flag.took("save", 17.1)
+    flag.took("save", 1.0)
+    assert flag.reason == "train.max_minutes"
 
 
 @pytest.mark.parametrize(("seconds", "outcome"), [(1.2, (RESUME_EXIT_CODE, "")), (0.0, (0, "still here\n"))])
@@ -65,7 +92,8 @@ def test_a_later_signal_leaves_at_once_and_an_echo_of_the_first_does_not(
     program = (
         "import os, signal, time\n"
         "from tutelage.train.stop import stop_on_signals\n"
-        "with stop_on_signals():\n"
+        "with stop_on_signals() as stop:\n"
+        "    stop.is_worth_saving = True\n"
         "    os.kill(os.getpid(), signal.SIGTERM)\n"
         f"    time.sleep({seconds})\n"
         "    os.kill(os.getpid(), signal.SIGTERM)\n"

@@ -1,0 +1,122 @@
+"""Looks at the model between steps: the held-out loss and the answers, where they are due, until somebody asks to stop."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from tutelage.parallel import agree
+from tutelage.parallel.shard import in_step, is_in_parts
+from tutelage.train.checkpoint import RunState
+from tutelage.train.evaluate import Evaluation, evaluate
+from tutelage.train.journal import Journal
+from tutelage.train.narrate import Narrator
+from tutelage.train.plan import evaluation_steps, sample_steps
+from tutelage.train.sample import Generate, Sample, write_samples
+from tutelage.train.saver import Saver
+from tutelage.train.scene import Scene
+from tutelage.train.stop import StopFlag
+
+
+@dataclass
+class Progress:
+    """How far the run has come: its state, and what the looks at the model have seen.
+
+    `taking` is the step that is being taken; None between two.
+    """
+
+    state: RunState
+    taking: int | None = None
+    before: Evaluation | None = None
+    latest: Evaluation | None = None
+    best: Evaluation | None = None
+    samples_before: tuple[Sample, ...] = ()
+
+
+@dataclass(frozen=True)
+class Look:
+    """Looks at the model, and leaves in the run what it saw."""
+
+    scene: Scene
+    journal: Journal
+    narrator: Narrator
+    generate: Generate
+    stop: StopFlag
+    saver: Saver
+
+    def halted(self) -> bool:
+        """Return whether any rank is asked to stop; every rank asks."""
+        return agree.any_rank(bool(self.stop), self.scene.settings.device)
+
+    def around(self, progress: Progress) -> bool:
+        """Evaluate and sample if that is due after the step of `progress`, and return whether it came to its end.
+
+        Where a stop is asked for meanwhile, `progress` stays as it was: whoever goes on from that step looks again.
+        """
+        scene, step = self.scene, progress.state.step
+        config, num_steps = scene.config.train, scene.plan.num_steps
+        evaluation: Evaluation | None = None
+        samples: tuple[Sample, ...] = ()
+        if scene.prepared.held_out and step in {0, *evaluation_steps(num_steps, config.evaluate_every_steps)}:
+            evaluation = self.evaluate(step)
+            if evaluation is None:
+                return False
+        if step in {0, *sample_steps(num_steps)} - {num_steps}:  # the last answers are the result's
+            answers = self.sample(step)
+            if answers is None:
+                return False
+            samples = answers
+        if step == 0:
+            progress.before = progress.latest = progress.best = evaluation
+            progress.samples_before = samples
+        elif evaluation is not None:
+            self._take_in(evaluation, progress)
+        return True
+
+    def evaluate(self, step: int) -> Evaluation | None:
+        """Evaluate on the held-out documents; every rank takes part. None where a stop was asked for meanwhile."""
+        scene = self.scene
+        evaluation = evaluate(scene.model, scene.prepared.held_out, scene.settings, step=step, halt=self._halt)
+        if evaluation is not None:
+            self.journal.evaluation(evaluation)
+            self.narrator.evaluation(evaluation)
+        return evaluation
+
+    def sample(self, step: int) -> tuple[Sample, ...] | None:
+        """Answer the prompts of the samples: the main rank does, and with it all ranks that hold a part of the model.
+
+        None on every rank where a stop was asked for meanwhile.
+        """
+        scene, samples = self.scene, []
+        if not scene.prompts:
+            return ()
+        if self.journal.writes or is_in_parts(scene.model):
+            limit, renderer = scene.config.sample.max_new_tokens, scene.prepared.renderer
+            with scene.settings.autocast(), in_step(scene.model):
+                samples = write_samples(
+                    scene.model,
+                    scene.prompts,
+                    self.generate,
+                    renderer,
+                    step=step,
+                    max_new_tokens=limit,
+                    halt=self._halt,
+                )
+        if self.halted():
+            return None
+        self.journal.samples(samples)
+        self.narrator.samples(samples)
+        return tuple(samples)
+
+    def _halt(self) -> bool:
+        """Return whether to leave off between two passes: replicas meet at the end, ranks of a model in parts at each of them."""
+        return self.halted() if is_in_parts(self.scene.model) else bool(self.stop)
+
+    def _take_in(self, evaluation: Evaluation, progress: Progress) -> None:
+        rule = self.scene.config.train.early_stopping
+        improvement = progress.state.improvement.after(evaluation.loss, evaluation.step, rule)
+        is_best = improvement.evaluations_since == 0
+        progress.state = replace(progress.state, improvement=improvement)
+        progress.latest = evaluation
+        if is_best:
+            progress.best = evaluation
+            self.saver.save_best(self.scene.model, progress.state)
