@@ -106,7 +106,7 @@ class DocumentMask:
             mask = (distance_LK >= 0) & ((segment_K == -1) | (segment_K == segment_L[:, None]))
             if self.local_size is not None:
                 mask &= distance_LK < self.local_size
-            mask = self._built[key] = mask.to(device)
+            mask = self._built[key] = mask.to(device, non_blocking=True)
         return mask
 
     def is_window(self, window: int | None) -> bool:

@@ -61,7 +61,7 @@ def embedding_noise(
     Shapes: document_keys [D] int64, lengths D integers; the result is [N, H] fp32 on the device of `document_keys`.
     """
     device = document_keys.device
-    length_D = torch.tensor(lengths, device=device)
+    length_D = torch.tensor(lengths).to(device, non_blocking=True)
     start_D = length_D.cumsum(0) - length_D
     document_N = torch.repeat_interleave(torch.arange(len(lengths), device=device), length_D, output_size=sum(lengths))
     position_N = torch.arange(sum(lengths), device=device) - start_D[document_N]
@@ -73,7 +73,7 @@ def embedding_noise(
     bits_NC = _mix(state_N[:, None] + channel)
     noise_NH = bits_NC.view(torch.int32)[:, :hidden].to(torch.float32)
     scale_D = torch.tensor([alpha / math.sqrt(length * hidden) for length in lengths], dtype=torch.float64)
-    return noise_NH.mul_((scale_D * 2.0**-31).to(torch.float32).to(device)[document_N][:, None])
+    return noise_NH.mul_((scale_D * 2.0**-31).to(torch.float32).to(device, non_blocking=True)[document_N][:, None])
 
 
 def _laid_out(noise_NH: Tensor, batch: Batch, like_BTH: Tensor) -> Tensor:
@@ -84,7 +84,7 @@ def _laid_out(noise_NH: Tensor, batch: Batch, like_BTH: Tensor) -> Tensor:
     T = like_BTH.shape[1]
     slots = torch.cat([torch.arange(row * T, row * T + length) for row, length in enumerate(batch.lengths)])
     laid_out = torch.zeros_like(like_BTH)
-    laid_out.view(-1, like_BTH.shape[-1])[slots.to(like_BTH.device)] = noise_NH
+    laid_out.view(-1, like_BTH.shape[-1])[slots.to(like_BTH.device, non_blocking=True)] = noise_NH
     return laid_out
 
 

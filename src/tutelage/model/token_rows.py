@@ -40,12 +40,10 @@ def _forward(layer: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     rows_KH = layer.trainable_tokens_delta[names[0]].to(base.weight)
     if type(base) is nn.Linear and base.bias is None:
         # In place: a linear layer does not keep its output, and nobody else has seen it yet.
-        return functional.linear(x, base.weight).index_copy_(
-            -1, torch.tensor(ids_K, device=x.device), functional.linear(x, rows_KH)
-        )
+        return functional.linear(x, base.weight).index_copy_(-1, _on(x.device, ids_K), functional.linear(x, rows_KH))
     # A padding row gets no gradient from an embedding, and a largest norm changes the table; neither is worth a case here.
     if type(base) is nn.Embedding and base.padding_idx not in ids_K and base.max_norm is None:
-        return _embed(x, base, torch.tensor(sorted(ids_K), device=x.device), rows_KH[_order(ids_K)])
+        return _embed(x, base, _on(x.device, sorted(ids_K)), rows_KH[_order(ids_K)])
     return _forward_of_peft(layer, x, *args, **kwargs)
 
 
@@ -54,6 +52,10 @@ def _embed(ids: Tensor, table: nn.Embedding, sorted_K: Tensor, rows_KH: Tensor) 
     place = torch.searchsorted(sorted_K, ids).clamp_(max=len(sorted_K) - 1)
     is_trained = sorted_K[place] == ids
     return torch.where(is_trained[..., None], functional.embedding(place, rows_KH), table(ids))
+
+
+def _on(device: torch.device, ids: list[int]) -> Tensor:
+    return torch.tensor(ids).to(device, non_blocking=True)
 
 
 def _order(ids_K: list[int]) -> list[int]:

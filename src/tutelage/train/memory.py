@@ -31,7 +31,7 @@ from tutelage.model.quantise import quantised_layers, scales_of, without_values
 from tutelage.pack.batch import Batch
 from tutelage.parallel.shard import is_in_parts, own_part
 from tutelage.train.objective import step_loss
-from tutelage.train.optim import build_optimiser, clip_gradients, empty_8bit_moments
+from tutelage.train.optim import EIGHT_BIT, build_optimiser, clip_gradients, empty_8bit_moments
 from tutelage.train.step import StepSettings
 
 
@@ -122,7 +122,7 @@ def _peak_of_step(
     accumulates: bool,
 ) -> Peak:
     trained = [p for p in model.parameters() if p.requires_grad]
-    with Allocations() as allocations:
+    with Allocations(settings.device) as allocations:
         for tensor in (*model.parameters(), *model.buffers(), *scales):
             allocations.assign(tensor, Part.WEIGHTS if tensor.requires_grad else Part.FROZEN)
         allocations.part = Part.BATCH
@@ -153,8 +153,8 @@ def _peak_of_step(
 
 
 def _optimiser_with_state(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer | _Kept:
-    if config.optimiser is Optimiser.ADAMW_8BIT:  # whose kernels read values
-        return _Kept(empty_8bit_moments(model))
+    if config.optimiser in EIGHT_BIT:  # whose kernels read values
+        return _Kept(empty_8bit_moments(model, paged=config.optimiser is Optimiser.PAGED_ADAMW_8BIT))
     optimiser = build_optimiser(model, config)
     for group in optimiser.param_groups:
         for parameter in group["params"]:
@@ -175,10 +175,14 @@ class _Kept:
 
 
 class Allocations(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Follows every storage that an operation makes while this mode is on; `part` is what new ones are for."""
+    """Follows every storage that an operation makes on `device` while this mode is on; `part` is what new ones are for.
 
-    def __init__(self) -> None:
+    What waits in the host's memory for a GPU takes none of the GPU's.
+    """
+
+    def __init__(self, device: torch.device) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self.device = device
         self.part = Part.SCRATCH
         self.live: dict[Part, int] = dict.fromkeys(Part, 0)
         self.peak = dict(self.live)
@@ -195,7 +199,7 @@ class Allocations(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def assign(self, tensor: torch.Tensor | None, part: Part) -> None:
         """Count the storage of `tensor` as `part`, whatever it was for until now."""
-        if tensor is None:
+        if tensor is None or tensor.device.type != self.device.type:
             return
         storage = tensor.untyped_storage()
         key = storage._cdata

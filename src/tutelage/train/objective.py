@@ -38,27 +38,35 @@ class SourceTotals:
 class SourceSums:
     """Sums over the tokens of each source, kept on the model's device until they are read, once.
 
-    Rows of the table [6, N], fp64: weighted loss, weight, correct tokens, supervised tokens, all tokens, documents.
+    Rows of the table [4, N], fp64: weighted loss, weight, correct tokens, supervised tokens. What the host knows stays there, [2, N]:
+    all tokens, documents.
     """
 
     def __init__(self, sources: tuple[str, ...], device: torch.device) -> None:
         self.sources = sources
-        self._table = torch.zeros(6, len(sources), dtype=torch.float64, device=device)
+        self._table = torch.zeros(4, len(sources), dtype=torch.float64, device=device)
+        self._read = torch.zeros(2, len(sources), dtype=torch.float64)
 
     def add(self, losses: TokenLosses, batch: Batch) -> None:
         """Add the tokens of `batch`, without waiting for the device."""
-        device = self._table.device
-        source_D = torch.tensor([self.sources.index(name) for name in batch.document_sources]).to(device)
+        source_D = torch.tensor([self.sources.index(name) for name in batch.document_sources])
         weight_S = losses.weight.double()
         rows = [losses.loss.double() * weight_S, weight_S, losses.correct.double(), torch.ones_like(weight_S)]
-        self._table[:4].index_add_(1, source_D[losses.document], torch.stack(rows))
+        on_device = source_D.to(self._table.device, non_blocking=True)
+        self._table.index_add_(1, on_device[losses.document], torch.stack(rows))
         read = torch.tensor([batch.lengths, [1] * batch.num_documents], dtype=torch.float64)
-        self._table[4:].index_add_(1, source_D, read.to(device))
+        self._read.index_add_(1, source_D, read)
 
     def over_all_ranks(self) -> dict[str, SourceTotals]:
         """Return the totals of each source over all ranks; sources without a token are left out."""
-        columns = agree.sum_across_ranks(self._table.clone()).t().tolist()
-        return {
+        return self.with_figure(self._table.new_zeros(()))[0]
+
+    def with_figure(self, figure: torch.Tensor) -> tuple[dict[str, SourceTotals], float]:
+        """Return the totals over all ranks, and `figure` [] of the same device, in one transfer: the host waits once for both."""
+        sums = torch.cat([self._table, self._read.to(self._table.device, non_blocking=True)])
+        *flat, value = torch.cat([agree.sum_across_ranks(sums).t().flatten(), figure.double()[None]]).tolist()
+        columns = [flat[start : start + len(sums)] for start in range(0, len(flat), len(sums))]
+        totals = {
             name: SourceTotals(
                 LossSums(loss_sum, weight_sum, round(correct), round(tokens)), round(read), round(documents)
             )
@@ -67,6 +75,7 @@ class SourceSums:
             )
             if read
         }
+        return totals, value
 
 
 def total(by_source: Mapping[str, SourceTotals]) -> LossSums:

@@ -15,6 +15,8 @@ from tutelage.parallel.shard import is_sharded, spread_over_ranks, whole
 
 BLOCK_8BIT = 256  # values that bitsandbytes scales together
 LEAST_8BIT_SIZE = 4096  # values; moments of smaller tensors are not worth rounding
+LEAST_PAGED_SIZE = 100_000  # values; bitsandbytes leaves moments of smaller tensors on the GPU
+EIGHT_BIT = (Optimiser.ADAMW_8BIT, Optimiser.PAGED_ADAMW_8BIT)
 
 
 def parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict[str, object]]:
@@ -43,9 +45,9 @@ def build_optimiser(model: torch.nn.Module, config: TrainConfig) -> torch.optim.
         ConfigError: `train.optimiser` cannot be used here.
     """
     groups = parameter_groups(model, config.weight_decay)
-    if config.optimiser is Optimiser.ADAMW_8BIT:
-        return _build_8bit(model, groups, config)
     devices = {p.device.type for p in model.parameters() if p.requires_grad}
+    if config.optimiser in EIGHT_BIT:
+        return _build_8bit(model, groups, config, devices)
     return torch.optim.AdamW(
         groups,
         lr=config.learning_rate,
@@ -55,50 +57,63 @@ def build_optimiser(model: torch.nn.Module, config: TrainConfig) -> torch.optim.
     )
 
 
-def _build_8bit(model: torch.nn.Module, groups: list[dict[str, object]], config: TrainConfig) -> torch.optim.Optimizer:
+def _build_8bit(
+    model: torch.nn.Module, groups: list[dict[str, object]], config: TrainConfig, devices: set[str]
+) -> torch.optim.Optimizer:
     """Return AdamW whose moments are 8-bit numbers, scaled in blocks of 256.
 
-    Moments of embeddings, whose gradients differ by orders of magnitude between rows, and those of small tensors stay in 32 bits.
-    Source: Dettmers et al., arXiv 2110.02861, section 2.3.
+    Moments of embeddings, whose gradients differ by orders of magnitude between rows, and those of small tensors stay in 32 bits. Paged
+    moments are memory that GPU and host share: the driver brings them to whichever reads them.
+    Source: Dettmers et al., arXiv 2110.02861, section 2.3; of the pages, arXiv 2305.14314, section 3.
     """
+    asked = f"train.optimiser={config.optimiser.value}"
+    is_paged = config.optimiser is Optimiser.PAGED_ADAMW_8BIT
     if is_sharded(model):
         raise ConfigError(
-            "train.optimiser=adamw_8bit scales moments in blocks, which a sharded model would cut up",
+            f"{asked} scales moments in blocks, which a sharded model would cut up",
             mend="train.optimiser=adamw, or train.parallel=replicate",
         )
-    try:
-        from bitsandbytes.optim import AdamW8bit, GlobalOptimManager
-    except ImportError as error:
+    if is_paged and devices != {"cuda"}:
         raise ConfigError(
-            f"train.optimiser=adamw_8bit needs bitsandbytes: {error}", mend='pip install "tutelage[low-memory]"'
-        ) from error
+            f"{asked} moves moments between a GPU and the host, and the weights are on {' and '.join(sorted(devices))}",
+            mend="train.optimiser=adamw_8bit",
+        )
+    try:
+        from bitsandbytes.optim import AdamW8bit, GlobalOptimManager, PagedAdamW8bit
+    except ImportError as error:
+        raise ConfigError(f"{asked} needs bitsandbytes: {error}", mend='pip install "tutelage[low-memory]"') from error
     GlobalOptimManager.get_instance().override_config(_embeddings(model), "optim_bits", 32)
-    optimiser: torch.optim.Optimizer = AdamW8bit(
+    optimiser: torch.optim.Optimizer = (PagedAdamW8bit if is_paged else AdamW8bit)(
         groups, lr=config.learning_rate, betas=config.betas, eps=config.epsilon, min_8bit_size=LEAST_8BIT_SIZE
     )
     return optimiser
 
 
-def empty_8bit_moments(model: torch.nn.Module) -> list[torch.Tensor]:
-    """Return tensors of the sizes that the moments of `adamw_8bit` have, with nothing in them."""
+def empty_8bit_moments(model: torch.nn.Module, *, paged: bool = False) -> list[torch.Tensor]:
+    """Return tensors of the sizes that the moments of `adamw_8bit` have, with nothing in them; of `paged` ones, those that stay put."""
     moments = []
     in_32_bits = set(map(id, _embeddings(model)))
     for parameter in (p for p in model.parameters() if p.requires_grad):
         is_8bit = id(parameter) not in in_32_bits and parameter.numel() >= LEAST_8BIT_SIZE
         for _ in range(2):
-            moments.append(torch.empty_like(parameter, dtype=torch.uint8 if is_8bit else torch.float32))
+            if not paged or parameter.numel() < LEAST_PAGED_SIZE:
+                moments.append(torch.empty_like(parameter, dtype=torch.uint8 if is_8bit else torch.float32))
             if is_8bit:
                 blocks = -(-parameter.numel() // BLOCK_8BIT)
                 moments.append(torch.empty(blocks, dtype=torch.float32, device=parameter.device))
     return moments
 
 
-def state_8bit(optimiser: Any, tensors: Mapping[str, torch.Tensor]) -> dict[str, Any]:
-    """Return the state of a parameter as `adamw_8bit` holds it, of the tensors in a checkpoint.
+def state_8bit(optimiser: Any, parameter: torch.Tensor, tensors: Mapping[str, torch.Tensor]) -> dict[str, Any]:
+    """Return the state of a parameter as `adamw_8bit` or its paged form holds it, of the tensors in a checkpoint of either.
 
-    The step is a number there, and the two tables that turn 8 bits into a number are the same for all parameters.
+    The step is a number there, and the two tables that turn 8 bits into a number are the same for all parameters. Paged moments lie
+    where the optimiser puts them.
     """
     state: dict[str, Any] = {**tensors, "step": int(tensors["step"])}
+    if getattr(optimiser, "is_paged", False):
+        for name in ("state1", "state2"):
+            state[name] = optimiser.get_state_buffer(parameter, dtype=tensors[name].dtype).copy_(tensors[name])
     if "absmax1" in tensors:
         if not optimiser.name2qmap:
             optimiser.fill_qmap()

@@ -11,9 +11,10 @@ import torch
 
 from tutelage.chat.rendered import Rendered
 from tutelage.config.load import Resolved
-from tutelage.config.schema import Config, Precision, TrainConfig
-from tutelage.errors import TrainingError
+from tutelage.config.schema import Checkpointing, Config, Parallel, Precision, Quantisation, TrainConfig
+from tutelage.errors import ConfigError, TrainingError
 from tutelage.files.rundir import RunDir
+from tutelage.model.compile import compile_layers
 from tutelage.model.load import read_config
 from tutelage.model.locate import locate_model
 from tutelage.parallel import agree
@@ -126,6 +127,7 @@ def set_scene(resolved: Resolved, journal: Journal, narrator: Narrator, *, start
         "attention": {"name": trainee.attention.name, "reason": trainee.attention.reason},
         "checkpointing": {"name": fit.checkpointing.value, "reason": fit.reason},
         "parallel": {"name": trainee.spread.name.value, "reason": trainee.spread.reason},
+        "compile": _settle_compiling(config, trainee, fit.checkpointing, device),
     }
     for what, choice in choices.items():
         narrator.say(f"{what} {choice['name']}: {choice['reason']}")
@@ -197,6 +199,27 @@ def _settle_sharing(
     if check is not None:
         journal.receipt.add(check)
     return plan if sharing.prefixes else plan_run(prepared.documents, prepared.mixture, config, sharing=sharing)
+
+
+def _settle_compiling(
+    config: Config, trainee: Trainee, checkpointing: Checkpointing, device: torch.device
+) -> dict[str, str]:
+    """Let the layers be compiled where that is asked for, and return what was done and why.
+
+    Raises:
+        ConfigError: they cannot be, or not together with something else that is asked for.
+    """
+    if not config.train.compile:
+        return {"name": "off", "reason": "train.compile=true takes time to begin with, which short runs do not win back"}
+    obstacles = {
+        f"train.parallel={trainee.spread.name.value}": trainee.spread.name is not Parallel.REPLICATE,
+        f"model.quantisation={config.model.quantisation.value}": config.model.quantisation is not Quantisation.NONE,
+        f"train.gradient_checkpointing={checkpointing.value}": checkpointing is Checkpointing.SELECTIVE,
+    }
+    if found := [name for name, is_there in obstacles.items() if is_there]:
+        raise ConfigError(f"train.compile does not go together with {found[0]}", mend="train.compile=false")
+    compile_layers(trainee.model, device)
+    return {"name": "on", "reason": "asked for by train.compile; the first step waits for it"}
 
 
 def _arithmetic(config: Config, run: RunDir, start: Start, device: torch.device) -> PrecisionChoice:

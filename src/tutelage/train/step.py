@@ -14,6 +14,7 @@ from typing import TypeAlias
 
 import torch
 
+from tutelage.chat.documents import lengths_of
 from tutelage.chat.rendered import Rendered
 from tutelage.config.schema import Layout, Precision
 from tutelage.data.order import hash64
@@ -100,11 +101,12 @@ def train_step(
     `judge` is asked whether the step may be taken. Where it says why not, on any rank, weights and moments of all stay as they were.
     """
     started = time.perf_counter()
-    by_source = accumulate_gradients(model, planned, documents, settings, step=step)
+    sums = accumulate_gradients(model, planned, documents, settings, step=step)
     parameters = [p for group in optimiser.param_groups for p in group["params"]]
     if not is_in_parts(model):  # whose gradients were summed on the way back
         agree.sum_gradients(parameters)
-    grad_norm = clip_gradients(parameters, settings.largest_grad_norm).item()
+    # The one moment of a step at which the host waits for the device: whether to take the step depends on its figures.
+    by_source, grad_norm = sums.with_figure(clip_gradients(parameters, settings.largest_grad_norm))
     fault = judge(total(by_source).loss_sum / planned.weight_sum, grad_norm)
     if agree.any_rank(fault is not None, settings.device):
         fault = fault or "another rank saw a loss or gradient that must not be learned from"
@@ -126,10 +128,10 @@ def train_step(
 
 def accumulate_gradients(
     model: torch.nn.Module, planned: Step, documents: Sequence[Rendered], settings: StepSettings, *, step: int
-) -> dict[str, SourceTotals]:
-    """Add the gradient of this rank's packs to the parameters; return the totals of all ranks.
+) -> SourceSums:
+    """Add the gradient of this rank's packs to the parameters; return the sums over their tokens.
 
-    A rank without a pack adds nothing and still takes part in the sums.
+    A rank without a pack adds nothing.
     """
     sums = SourceSums(settings.sources, settings.device)
     for batch, counts in step_batches(model, planned, documents, settings, step=step):
@@ -139,29 +141,39 @@ def accumulate_gradients(
         if counts:
             sums.add(losses, batch)
         step_loss(losses, planned.weight_sum).backward()  # type: ignore[no-untyped-call]
-    return sums.over_all_ranks()
+    return sums
 
 
 def step_batches(
     model: torch.nn.Module, planned: Step, documents: Sequence[Rendered], settings: StepSettings, *, step: int
 ) -> Iterator[tuple[Batch, bool]]:
-    """Yield this rank's batches of a step on the device, seeding dropout before each, and whether this rank counts its losses."""
-    of_step = [documents[index] for index in planned.documents]
+    """Yield this rank's batches of a step on the device, seeding dropout before each, and whether this rank counts its losses.
+
+    Nothing is prepared by another thread: a pack is laid out in 0.1 ms for 1,000 tokens, a five thousandth of a step of a 15 M model on a
+    CPU, and while a GPU works off what it was given, as nothing before the end of a step waits for it.
+    """
     if settings.layout is Layout.PACKED:
-        groups = [[documents[index] for index in pack] for pack in planned.packs]
+        tokens = lengths_of(documents)
         lengths: list[Sequence[int]] = [
-            [len(document) - common for document, common in zip(group, planned.shared_in(number), strict=True)]
-            for number, group in enumerate(groups)
+            [int(tokens[index]) - common for index, common in zip(pack, planned.shared_in(number), strict=True)]
+            for number, pack in enumerate(planned.packs)
         ]
     else:  # grouped by length over the whole step, so that rows need little padding
-        batches = make_batches(of_step, settings.layout, settings.micro_tokens)
+        batches = make_batches(_of(planned.documents, documents), settings.layout, settings.micro_tokens)
         lengths = [batch.lengths for batch in batches]
     for own in passes_of_rank(model, lengths):
         number = own.number
         if number is None:
-            yield idle_batch(of_step, settings.layout).to(settings.device), False
+            idle = idle_batch(_of(planned.documents, documents), settings.layout)
+            yield idle.to(settings.device), False
             continue
         torch.manual_seed(hash64(settings.seed, step, number) >> 1)  # torch takes 63 bits
-        is_packed = settings.layout is Layout.PACKED
-        batch = pack_batch(groups[number], planned.shared_in(number)) if is_packed else batches[number]
+        if settings.layout is Layout.PACKED:
+            batch = pack_batch(_of(planned.packs[number], documents), planned.shared_in(number))
+        else:
+            batch = batches[number]
         yield batch.to(settings.device), own.counts
+
+
+def _of(indices: Sequence[int], documents: Sequence[Rendered]) -> list[Rendered]:
+    return [documents[index] for index in indices]

@@ -19,6 +19,7 @@ from tutelage.model.noise import noisy_embeddings
 from tutelage.pack.batch import Batch, pack_batch
 
 KINDS = (Checkpointing.SELECTIVE, Checkpointing.LAYERS)
+AND_OFFLOAD = (*KINDS, Checkpointing.OFFLOAD)
 
 
 def batch_of_several() -> Batch:
@@ -64,7 +65,7 @@ def kept_bytes(model: torch.nn.Module, batch: Batch) -> int:
     return sum(kept.values())
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", AND_OFFLOAD)
 @pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
 @pytest.mark.parametrize("family", ["llama", "gemma2", "gpt_neox", "mistral"])
 def test_recomputing_changes_no_gradient_with_dropout_and_noise(family: str, lora: bool, kind: Checkpointing) -> None:
@@ -95,6 +96,30 @@ def test_it_can_be_switched_off_again() -> None:
     set_checkpointing(model, Checkpointing.LAYERS)
     set_checkpointing(model, Checkpointing.NONE)
     assert kept_bytes(model, batch) == before
+
+
+def test_offloading_moves_the_input_of_each_layer_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    batch = batch_of_several()
+    model = model_of("llama")
+    gradient(model, batch)
+    moved: list[torch.Size] = []
+
+    class Watched(torch.autograd.graph.saved_tensors_hooks):
+        """In place of the copies, which a CPU has no need of."""
+
+        def __init__(self, *, pin_memory: bool) -> None:
+            assert not pin_memory  # without a GPU there is nothing to pin it for
+            super().__init__(lambda tensor: moved.append(tensor.shape) or tensor, lambda tensor: tensor)  # type: ignore[func-returns-value]
+
+    monkeypatch.setattr(torch.autograd.graph, "save_on_cpu", Watched)
+    set_checkpointing(model, Checkpointing.OFFLOAD)
+    gradient(model, batch)
+    hidden = torch.Size([1, batch.num_tokens, 32])
+    assert [shape for shape in moved if shape.numel()] == [hidden] * 2  # two layers
+    moved.clear()
+    set_checkpointing(model, Checkpointing.LAYERS)
+    gradient(model, batch)
+    assert not moved
 
 
 class CountProducts(TorchDispatchMode):

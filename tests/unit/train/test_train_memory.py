@@ -18,7 +18,7 @@ from tutelage.model.checkpointing import set_checkpointing
 from tutelage.model.head import supervised_losses
 from tutelage.model.lora_linear import narrow_frozen_matrices
 from tutelage.pack.batch import Batch, pack_batch, pad_batch
-from tutelage.train.memory import Part, Peak, UnpredictableError, predict_peak, standing_bytes
+from tutelage.train.memory import Allocations, Part, Peak, UnpredictableError, predict_peak, standing_bytes
 
 LENGTHS = (90, 200, 60, 150)
 SHAPE = {"hidden_size": 64, "intermediate_size": 160, "num_hidden_layers": 3, "max_position_embeddings": 512}
@@ -111,6 +111,12 @@ def test_a_model_without_weights_needs_what_the_one_with_them_needs() -> None:
     with torch.device("meta"):
         unloaded = model_of()
     assert predict_peak(unloaded, batch, SETTINGS, TrainConfig(), accumulates=False) == loaded
+
+
+def test_what_waits_on_another_device_is_not_counted() -> None:
+    with Allocations(torch.device("meta")) as allocations:
+        kept = [torch.empty(100, device=device) for device in ("meta", "cpu")]
+    assert allocations.peak[Part.SCRATCH] == kept[0].nbytes
 
 
 class ReadsValues(torch.nn.Module):

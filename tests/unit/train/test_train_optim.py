@@ -121,3 +121,46 @@ def test_the_8bit_optimiser_learns_as_the_other_and_has_the_moments_that_are_cou
     kept = [v for state in made.state.values() for name, v in state.items() if name not in ("step", "qmap1", "qmap2")]
     counted = optim.empty_8bit_moments(model)
     assert sum(t.nbytes for t in counted) == sum(t.nbytes for t in kept)
+
+
+def test_the_paged_optimiser_is_refused_where_there_is_no_gpu() -> None:
+    with pytest.raises(ConfigError, match="the weights are on cpu") as error:
+        build_optimiser(torch.nn.Linear(2, 2), TrainConfig(optimiser="paged_adamw_8bit"))
+    assert error.value.mend == "train.optimiser=adamw_8bit"
+
+
+class PagedStandIn:
+    """The parts of bitsandbytes' paged optimiser that a checkpoint meets: memory of its own for large moments."""
+
+    is_paged = True
+
+    def __init__(self) -> None:
+        self.name2qmap: dict[str, torch.Tensor] = {}
+        self.given: list[torch.Tensor] = []
+
+    def fill_qmap(self) -> None:
+        self.name2qmap = {"dynamic": torch.linspace(-1, 1, 256), "udynamic": torch.linspace(0, 1, 256)}
+
+    def get_state_buffer(self, parameter: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        self.given.append(torch.zeros_like(parameter, dtype=dtype))
+        return self.given[-1]
+
+
+def test_moments_of_either_form_are_put_where_the_paged_one_keeps_them() -> None:
+    parameter, stand_in = torch.zeros(4, 4096), PagedStandIn()
+    random = torch.Generator().manual_seed(0)
+    kept = {
+        name: torch.randint(256, parameter.shape, dtype=torch.uint8, generator=random) for name in ("state1", "state2")
+    }
+    kept |= {name: torch.rand(64, generator=random) for name in ("absmax1", "absmax2")}
+    state = optim.state_8bit(stand_in, parameter, {**kept, "step": torch.tensor(7)})
+    assert state["step"] == 7
+    assert all(state[name] is given for name, given in zip(("state1", "state2"), stand_in.given, strict=True))
+    assert all(torch.equal(state[name], tensor) for name, tensor in kept.items())
+    assert torch.equal(state["qmap2"], stand_in.name2qmap["udynamic"])
+
+
+def test_paged_moments_take_no_memory_of_the_gpu_but_their_scales_do() -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(400, 400), torch.nn.Linear(100, 100))
+    paged, whole = (optim.empty_8bit_moments(model, paged=paged) for paged in (True, False))
+    assert sum(t.nbytes for t in whole) - sum(t.nbytes for t in paged) == 2 * 400 * 400

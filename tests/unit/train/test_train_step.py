@@ -2,10 +2,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import masking_utils
 
 from sample_documents import document, random_documents
 from tiny import tiny_model
@@ -14,6 +17,7 @@ from tutelage.chat.rendered import Rendered
 from tutelage.config.schema import Layout, Precision, TrainConfig
 from tutelage.model.attention import NAME, register_attention
 from tutelage.pack.plan import PlanOptions, Step, plan_epoch
+from tutelage.train.objective import total
 from tutelage.train.optim import build_optimiser
 from tutelage.train.step import StepSettings, accumulate_gradients, train_step
 
@@ -133,6 +137,41 @@ def test_a_step_that_its_judge_refuses_leaves_weights_and_moments(fault: str | N
     assert all(p.grad is None for p in model.parameters())
 
 
+class CountReads(TorchDispatchMode):
+    """Counts the moments at which the host asks for a value, for each of which it would wait on a GPU."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += func in (
+            torch.ops.aten._local_scalar_dense.default,
+            torch.ops.aten.nonzero.default,
+            torch.ops.aten.equal.default,
+        )
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("neftune_alpha", [0.0, 5.0])
+def test_a_step_reads_its_figures_in_one_transfer_and_no_value_apart(
+    neftune_alpha: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # transformers asks once a pass whether the positions are those of a pack.
+    monkeypatch.setattr(masking_utils, "find_packed_sequence_indices", lambda positions: torch.zeros_like(positions))
+    documents = random_documents(LENGTHS)
+    model = model_of()
+    step = plan_of(documents, pack_tokens=64, micro_tokens=32)[0]
+    assert len(step.packs) > 3
+    optimiser = build_optimiser(model, TrainConfig())
+    settings = replace(SETTINGS, neftune_alpha=neftune_alpha)
+    train_step(model, optimiser, step, documents, settings, step=1)  # shows what follows the head
+    with CountReads() as reads:
+        result = train_step(model, optimiser, step, documents, settings, step=2)
+    assert reads.count == 0  # all come in one list
+    with CountReads() as reads:
+        torch.tensor(result.grad_norm).item()
+    assert reads.count == 1
+
+
 def test_dropout_depends_on_seed_step_and_pack_alone() -> None:
     documents = random_documents(LENGTHS[:8])
     model = model_of("gpt2", resid_pdrop=0.2, embd_pdrop=0.2, attn_pdrop=0.0)
@@ -168,7 +207,7 @@ def test_bf16_computes_nearly_the_loss_and_gradient_of_fp32_over_weights_that_st
         sums = accumulate_gradients(model, step, documents, replace(SETTINGS, precision=precision), step=1)
         assert all(p.grad is None or p.grad.dtype == torch.float32 for p in model.parameters())
         gradient = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
-        found[precision] = (sum(totals.sums.loss_sum for totals in sums.values()), gradient)
+        found[precision] = (total(sums.over_all_ranks()).loss_sum, gradient)
     (exact_loss, exact), (loss, gradient) = found[Precision.FP32], found[Precision.BF16]
     assert loss == pytest.approx(exact_loss, rel=1e-2) and loss != exact_loss
     assert torch.nn.functional.cosine_similarity(gradient, exact, dim=0) > 0.99
