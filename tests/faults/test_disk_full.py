@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,13 +21,12 @@ from tutelage.files import jsonl, room
 from tutelage.files.atomic import STAGING_PREFIX
 from tutelage.files.manifest import verify_manifest
 from tutelage.files.rundir import RunDir
-from tutelage.train.checkpoint import read_state
+from tutelage.train import checkpoint
 
-NUM_STEPS = 8
+NUM_STEPS, FULL_AT = 4, 2
 SETTINGS = (
     f"train.max_steps={NUM_STEPS}",
-    "train.checkpoint_every_steps=2",
-    "train.evaluate_every_steps=4",
+    f"train.checkpoint_every_steps={FULL_AT}",
     "data.cache=off",
 )
 FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -56,7 +56,7 @@ class Disk:
         patch.setattr(os, "write", self._write)
 
     def _write(self, descriptor: int, data: bytes | memoryview) -> int:
-        if self.where in os.readlink(f"/proc/self/fd/{descriptor}"):
+        if self.where in str(Path(f"/proc/self/fd/{descriptor}").readlink()):
             if self.left <= 0:
                 self.refused += 1
                 raise OSError(self.number, os.strerror(self.number))
@@ -69,25 +69,95 @@ def size_of(folder: Path) -> int:
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
 
-def staged(folder: Path) -> list[Path]:
-    return list(folder.rglob(f"{STAGING_PREFIX}*"))
+def damage(folder: Path) -> list[str]:
+    """Return what a full disk left behind in a run that no run may leave behind."""
+    run = RunDir(folder)
+    found = [str(path) for path in folder.rglob(f"{STAGING_PREFIX}*")]
+    return found + [problem for step in run.checkpoint_steps() for problem in verify_manifest(run.checkpoint(step))]
 
 
 @pytest.mark.parametrize("percent", range(0, 100, 5))
 def test_a_save_that_the_disk_refuses_costs_that_checkpoint_and_nothing_else(
-    place: Path, straight: Any, monkeypatch: pytest.MonkeyPatch, percent: int
+    place: Path, straight: Any, monkeypatch: pytest.MonkeyPatch, percent: int, figure: Callable[[str, str], None]
 ) -> None:
-    folder = place / f"percent-{percent}"
-    size = size_of(RunDir(place / "straight").checkpoint(NUM_STEPS))
-    told = Teller()
+    folder, told = place / f"percent-{percent}", Teller()
+    size = size_of(RunDir(place / "straight").checkpoint(FULL_AT))
     with monkeypatch.context() as patch:
-        disk = Disk(patch, "-step-000004-", size * percent // 100, FULL[percent % 2])
+        disk = Disk(patch, f"/.new-step-{FULL_AT:06d}-", size * percent // 100, FULL[percent % 2])
         assert go(place, folder.name, *SETTINGS, narrator=told) == "finished"
     assert disk.refused
     assert outcome(folder) == straight
-    assert any("could not be saved" in line and "step 2 is untouched" in line for line in told.lines)
-    assert [line["not_saved"] for line in jsonl.read(RunDir(folder).incidents)] == [4]
-    assert RunDir(folder).checkpoint_steps() == [6, 8]
-    assert all(verify_manifest(RunDir(folder).checkpoint(step)) == [] for step in (6, 8))
-    assert staged(folder) == []
-    shutil.rmtree(folder)
+    assert any("could not be saved" in line and "step 0 is untouched" in line for line in told.lines)
+    assert [line["not_saved"] for line in jsonl.read(RunDir(folder).incidents)] == [FULL_AT]
+    assert RunDir(folder).checkpoint_steps() == [0, NUM_STEPS]
+    assert damage(folder) == []
+    figure(f"disk full at {percent:2} % of a save", "old checkpoint whole, nothing half-written, run ends the same")
+
+
+def test_a_save_that_writes_where_the_checkpoint_is_to_be_is_found_out(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @contextmanager
+    def in_place(path: Path) -> Iterator[Path]:
+        path.mkdir(parents=True)
+        yield path
+
+    monkeypatch.setattr(checkpoint, "new_folder", in_place)
+    Disk(monkeypatch, f"/step-{FULL_AT:06d}/", 1000)
+    go(place, "in-place", *SETTINGS)
+    assert damage(place / "in-place")
+
+
+@pytest.mark.parametrize(
+    ("where", "left", "steps"),
+    [
+        pytest.param("checkpoints/.new-step-", 0.5, NUM_STEPS, id="two checkpoints in a row"),
+        pytest.param("-step-000000-", 0, 0, id="the checkpoint before the first step"),
+        pytest.param("-best-step-", 10, FULL_AT, id="the best weights"),
+        pytest.param("metrics.jsonl", 1000, None, id="a line of the metrics"),
+    ],
+)
+@pytest.mark.parametrize("in_background", ["false", "true"])
+def test_a_disk_that_stays_full_stops_the_run_with_74_and_the_same_command_goes_on(
+    place: Path,
+    straight: Any,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    where: str,
+    left: float,
+    steps: int | None,
+    in_background: str,
+) -> None:
+    settings = (*SETTINGS, f"train.save_in_background={in_background}")
+    folder = place / tmp_path.name
+    with pytest.MonkeyPatch.context() as patch:
+        if left < 1:  # of a checkpoint with moments, of which the first one, without any, takes a third
+            left *= size_of(RunDir(place / "straight").checkpoint(FULL_AT))
+        disk = Disk(patch, where, int(left))
+        assert guard(lambda: go(place, folder.name, *settings)) == 74
+    assert disk.refused
+    assert "make room on" in capsys.readouterr().err
+    assert RunDir(folder).status["status"] == "failed"
+    assert damage(folder) == []
+    taken = len(jsonl.read(RunDir(folder).metrics)) if RunDir(folder).metrics.exists() else 0
+    assert steps is None or taken == steps
+    assert go(place, folder.name, *settings, resume=True) == "finished"
+    assert outcome(folder) == straight
+
+
+def test_room_is_looked_at_before_anything_is_written(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    free = room.MARGIN_BYTES + 1000
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=free))
+    with pytest.raises(DiskFullError, match="to be written and"):
+        go(place, "small", *SETTINGS)
+    assert not RunDir(place / "small").metrics.exists()
+    assert damage(place / "small") == []
+
+
+def test_a_place_that_must_not_be_written_shows_before_the_first_step(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Disk(monkeypatch, "-step-000000-", 0, errno.EACCES)
+    with pytest.raises(PermissionError):
+        go(place, "forbidden", *SETTINGS)
+    assert not RunDir(place / "forbidden").metrics.exists()
