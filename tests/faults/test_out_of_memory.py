@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import tiny_runs
-from planted import LONGEST_SECONDS, Plant, Ranks, planted
+from faulty import LONGEST_SECONDS, Plant, Ranks, planted
 from tiny import tiny_folder
 from tiny_runs import write_texts
 from tutelage.cli.edge import exit_code

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import tiny_runs
-from planted import Plant, Ranks, planted
+from faulty import Plant, Ranks, planted
 from tiny import tiny_folder
 from tiny_runs import Stopper, outcome, write_texts
 from tutelage.errors import RunDirError, TrainingError

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 import tiny_runs
-from planted import LONGEST_SECONDS, Plant, Ranks, planted
+from faulty import LONGEST_SECONDS, Plant, Ranks, planted
 from tiny import tiny_folder
 from tiny_runs import outcome, write_texts
 from tutelage.files import jsonl

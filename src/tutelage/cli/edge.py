@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import tempfile
@@ -61,6 +62,7 @@ TRACEBACK_VARIABLE = "TUTELAGE_TRACEBACK"
 
 def guard(command: Callable[[], None]) -> int:
     """Run `command` and return the exit code of the process; whatever it raises is told to the user, without secrets."""
+    _escape_what_cannot_be_shown()
     try:
         command()
     except SystemExit as stop:
@@ -84,6 +86,13 @@ def guard(command: Callable[[], None]) -> int:
 def exit_code(error: TutelageError) -> int:
     """Return the exit code that stands for this kind of error."""
     return next((code for kind, code in EXIT_CODES.items() if isinstance(error, kind)), EXIT_UNEXPECTED)
+
+
+def _escape_what_cannot_be_shown() -> None:
+    """Let a terminal or file of a locale that lacks a character get its code, in place of an error."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _unexpected(error: Exception) -> int:

@@ -6,7 +6,6 @@ questions, and leaves `scores.json` in the run directory for the report.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from tutelage.config.load import Resolved, load_config
 from tutelage.config.schema import Config, Method, ModelConfig
 from tutelage.files import jsonl
 from tutelage.files.atomic import write_json
+from tutelage.files.encode import encode_json
 from tutelage.files.manifest import sha256_file
 from tutelage.files.rundir import RunDir
 from tutelage.lab import pretraining, text
@@ -106,11 +106,11 @@ def demo_config(run_dir: Path, *, seed: int = 0, method: Method = Method.FULL, s
     """Return the demo's configuration; its data lie in `run_dir/data`."""
     data = run_dir / "data"
     overrides = [
-        f"data.train.0.path={json.dumps(str(data / 'lessons.jsonl'))}",
-        f"data.train.1.path={json.dumps(str(data / 'replay.jsonl'))}",
-        f"data.held_out.0.path={json.dumps(str(data / 'held-out-lessons.jsonl'))}",
-        f"data.held_out.1.path={json.dumps(str(data / 'held-out-text.jsonl'))}",
-        f"run.dir={json.dumps(str(run_dir))}",
+        f"data.train.0.path={encode_json(data / 'lessons.jsonl')}",
+        f"data.train.1.path={encode_json(data / 'replay.jsonl')}",
+        f"data.held_out.0.path={encode_json(data / 'held-out-lessons.jsonl')}",
+        f"data.held_out.1.path={encode_json(data / 'held-out-text.jsonl')}",
+        f"run.dir={encode_json(run_dir)}",
         f"train.seed={seed}",
         f"train.method={method.value}",
     ]

@@ -10,13 +10,13 @@ The settings of the run are `presets/lab-base.yaml`. `OUT/base` is what stands i
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from tutelage.files import jsonl
 from tutelage.files.atomic import new_folder, write_json
+from tutelage.files.encode import encode_json
 from tutelage.lab import text
 from tutelage.lab.world import World
 
@@ -105,10 +105,10 @@ def build_base(out: Path, world: World, train: Callable[[Sequence[str]], Path]) 
     write_start(out / "start", world)
     final = train(
         [
-            f"model.path={json.dumps(str(out / 'start'))}",
-            f"data.train.0.path={json.dumps(str(out / 'text' / 'text.jsonl'))}",
-            f"data.held_out.0.path={json.dumps(str(out / 'text' / 'held-out.jsonl'))}",
-            f"run.dir={json.dumps(str(out / 'run'))}",
+            f"model.path={encode_json(out / 'start')}",
+            f"data.train.0.path={encode_json(out / 'text' / 'text.jsonl')}",
+            f"data.held_out.0.path={encode_json(out / 'text' / 'held-out.jsonl')}",
+            f"run.dir={encode_json(out / 'run')}",
         ]
     )
     store_base(final, out / "base")
