@@ -67,12 +67,15 @@ def configuration(place: Path, *changes: str) -> Resolved:
     )
 
 
-def go(place: Path, name: str, *changes: str, narrator: Narrator | None = None, resume: bool = False) -> str:
-    """Train in `place/name` and return how it ended."""
+def go(
+    place: Path, name: str, *changes: str, narrator: Narrator | None = None, resume: bool = False, **more: Any
+) -> str:
+    """Train in `place/name` and return how it ended; `more` is told to `train`."""
     folder = place / name
     with RunDir.open(folder, lock=True) if resume else RunDir.create(folder) as run:
         resolved = configuration(place, *changes)
-        return train(resolved, run, generate=generate, narrator=narrator, start=Start.WEIGHTS, resume=resume).status
+        told = {"narrator": narrator, "resume": resume, **more}
+        return train(resolved, run, generate=generate, start=Start.WEIGHTS, **told).status
 
 
 def outcome(folder: Path) -> tuple[dict[str, bytes], list[dict[str, Any]]]:
