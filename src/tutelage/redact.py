@@ -31,6 +31,8 @@ def _shape(name: str, pattern: str) -> _Shape:
 # no text, however it was made, takes longer than its length asks for.
 _WITH_DIGIT = r"(?=[\w.~+/-]{0,100}\d)"
 
+_SCHEME = r"(?i)\b[a-z][a-z0-9+.-]{1,20}:/{1,2}"  # a path that was made of a URL has one slash left
+
 # Shapes that nothing else has: a configuration that holds one is refused.
 _CERTAIN = (
     _shape(
@@ -50,12 +52,12 @@ _CERTAIN = (
     _shape("a Groq, xAI, Replicate or Perplexity key", rf"\b(?:gsk_|xai-|r8_|pplx-){_WITH_DIGIT}[A-Za-z0-9]{{20,}}"),
     _shape("a JSON Web Token", r"\beyJ[A-Za-z0-9_-]{8,2000}\.eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]+"),
     _shape("a bearer token", rf"(?i)\bbearer +{_WITH_DIGIT}([\w.~+/-]{{16,}}=*)"),
-    _shape("credentials in a URL", r"(?<=://)([^\s/@?#'\"]{0,500}:[^\s/@?#'\"]{1,500})@"),
+    _shape("credentials in a URL", rf"{_SCHEME}([^\s/@?#'\"]{{0,500}}:[^\s/@?#'\"]{{1,500}})@"),
 )
 
 # Shapes that ordinary text may have: hidden where text is shown or stored, and no reason to refuse anything.
 _LIKELY = (
-    _shape("a user in a URL", r"(?<=://)([^\s/@?#'\"]{1,500})@"),
+    _shape("a user in a URL", rf"{_SCHEME}([^\s/@?#'\"]{{1,500}})@"),
     _shape(
         "a header",
         r"(?i)\bauthorization['\"]?\s{0,9}[:=]\s{0,9}['\"]?(?:(?:basic|bearer|token)\s{1,9})?([^\s'\",;]{8,})",
@@ -70,6 +72,11 @@ _LIKELY = (
 )
 
 _SECRET_NAME = re.compile(r"(TOKEN|KEY|SECRET|PASSWORD|PASSWD|PASSPHRASE|CREDENTIALS?|_PAT)(_?\d+)?$", re.IGNORECASE)
+# Names that nothing but a secret has, and values that are no path: where one stands in a configuration, it is no accident.
+_CERTAIN_NAME = re.compile(
+    r"(TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE|(API|ACCESS|ACCOUNT|AUTH|PRIVATE|SERVICE)_?KEY)(_?\d+)?$", re.IGNORECASE
+)
+_PATH = re.compile(r"\.{0,2}[/\\~]|[A-Za-z]:\\")
 _SHORTEST_SECRET = 8  # shorter values are words that occur by chance
 _SHORTEST_CERTAIN = 16
 
@@ -96,7 +103,8 @@ def secret_in(text: str) -> str | None:
         ('credentials in a URL', None)
     """
     for name, value in _named_values().items():
-        if len(value) >= _SHORTEST_CERTAIN and not re.search(r"[\s/\\]", value) and value in text:
+        is_secret = len(value) >= _SHORTEST_CERTAIN and _CERTAIN_NAME.search(name) and not _PATH.match(value)
+        if is_secret and value in text:
             return f"the value of the environment variable {name}"
     return next((shape.name for shape in _CERTAIN if shape.pattern.search(text)), None)
 
@@ -115,6 +123,9 @@ def _named_values() -> dict[str, str]:
 def _secret_values() -> list[str]:
     """Return how values of secret environment variables may be written, longest first so that none hides a part of another."""
     values = [value for value in _named_values().values() if len(value) >= _SHORTEST_SECRET]
+    values += [
+        value.rstrip("=") for value in values if value.endswith("=")
+    ]  # as where `=` ends a key of a configuration
     written = {
         form for value in values for form in (value, quote(value, safe=""), repr(value)[1:-1], json.dumps(value)[1:-1])
     }

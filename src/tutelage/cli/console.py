@@ -9,6 +9,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.theme import Theme
 
+from tutelage.redact import redact
+
 _THEME = Theme(
     {"problem": "bold red", "mend": "green", "good": "green", "warn": "yellow", "quiet": "dim", "figure": "bold"}
 )
@@ -36,11 +38,11 @@ def _console(*, to_errors: bool) -> Console:
 
 def say_problem(problem: str, mend: str = "") -> None:
     """Print what is wrong and how to mend it, on standard error."""
-    errors().print(f"[problem]error[/] {escape(problem)}")
+    errors().print(f"[problem]error[/] {escape(redact(problem))}")
     if mend:
-        errors().print(f"[mend] mend[/] {escape(mend)}")
+        errors().print(f"[mend] mend[/] {escape(redact(mend))}")
 
 
 def warn(message: str) -> None:
     """Print a warning on standard error."""
-    errors().print(f"[warn] note[/] {escape(message)}")
+    errors().print(f"[warn] note[/] {escape(redact(message))}")

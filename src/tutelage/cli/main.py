@@ -9,19 +9,50 @@ from __future__ import annotations
 
 import inspect
 import sys
-from typing import Annotated
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
+from typer.core import TyperGroup
 
 from tutelage import __version__
 from tutelage.cli import chat, check, config, demo, evaluate, lab, merge, pretrain, replay, report, show, train
 from tutelage.cli.edge import EXIT_MEANINGS, guard
+from tutelage.redact import redact
 
 _EPILOG = "Exit codes: " + ", ".join(f"{code} {meaning}" for code, meaning in EXIT_MEANINGS.items()) + "."
 
+
+class _Verbs(TyperGroup):
+    """The verbs. What is wrong with the words of a command line is told without the secrets that were typed in it."""
+
+    def make_context(self, *args: Any, **kwargs: Any) -> Any:
+        """Read the words before the verb."""
+        with _redacted():
+            return super().make_context(*args, **kwargs)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Find the verb, read its words and run it."""
+        with _redacted():
+            return super().invoke(ctx)
+
+
+@contextmanager
+def _redacted() -> Iterator[None]:
+    """Redact the message of an error of click, which typer prints by itself."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(vars(error).get("message"), str):
+            vars(error)["message"] = redact(vars(error)["message"])
+        raise
+
+
 app = typer.Typer(
     name="tutelage",
+    cls=_Verbs,
     no_args_is_help=True,
     rich_markup_mode="rich",
     add_completion=False,

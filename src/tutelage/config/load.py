@@ -266,8 +266,9 @@ def _validate(values: dict[str, Any], tree: Tree) -> Config:
     try:
         return Config.model_validate(values)
     except ValidationError as error:
-        raise_all([_problem_of(entry, tree) for entry in error.errors(include_url=False)])
-        raise  # an error without entries does not exist
+        problems = [_problem_of(entry, tree) for entry in error.errors(include_url=False)]
+    raise_all(problems)  # outside of the handler: a traceback would show pydantic's words, with parts of the values
+    raise AssertionError("pydantic refuses nothing without saying what")
 
 
 def _problem_of(entry: Any, tree: Tree) -> Problem:

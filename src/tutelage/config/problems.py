@@ -8,6 +8,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from tutelage.errors import ConfigError
+from tutelage.redact import redact
 
 # What other trainers call it, for people who bring their habits.
 _ELSEWHERE = {
@@ -181,5 +182,5 @@ def _show(value: Any) -> str:
         return "a section" if value else "empty"
     if isinstance(value, bool):
         return str(value).lower()
-    text = repr(value)
+    text = redact(repr(value))  # as a whole: half a secret has no shape any more
     return text if len(text) <= 60 else text[:57] + "..."

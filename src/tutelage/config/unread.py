@@ -2,8 +2,8 @@
 
 A setting without effect is a mistake that nobody sees: a rank of adapters in a run that trains no adapters. Where both were
 written in one place, `require_all_read` refuses it and names both. Where the setting comes from below (a preset, or the file
-under the command line), whoever set the other one has decided: the keys of `overruled` go back to their defaults when a
-configuration is loaded, so that it never holds a value that does nothing.
+under the command line), or the schema says that the one replaces the other, somebody has decided: the keys of `overruled` go back
+to their defaults when a configuration is loaded, so that it never holds a value that does nothing.
 """
 
 from __future__ import annotations
@@ -19,12 +19,16 @@ from tutelage.config.schema import Config, Method, Schedule
 
 @dataclass(frozen=True)
 class Unread:
-    """A key, or a section, that nothing reads: because of what the key `decided_by` says, in words `why`."""
+    """A key, or a section, that nothing reads: because of what the key `decided_by` says, in words `why`.
+
+    `replaced` says that the schema itself gives `decided_by` as what takes its place, so that both may be written side by side.
+    """
 
     key: str
     decided_by: str
     why: str
-    mend: str
+    mend: str = ""
+    replaced: bool = False
 
 
 def unread(config: Config) -> Iterator[Unread]:
@@ -39,20 +43,20 @@ def unread(config: Config) -> Iterator[Unread]:
         for key in ("train.early_stopping", "train.evaluate_every_steps"):
             yield Unread(key, "data.held_out_fraction", "nothing is held out", "data.held_out_fraction=0.02")
     if train.batch_sequences is not None:
-        yield Unread("train.batch_tokens", "train.batch_sequences", "train.batch_sequences replaces it", "")
+        yield Unread("train.batch_tokens", "train.batch_sequences", "train.batch_sequences replaces it", replaced=True)
     if train.max_steps is not None:
-        yield Unread("train.epochs", "train.max_steps", "train.max_steps replaces it", "")
+        yield Unread("train.epochs", "train.max_steps", "train.max_steps replaces it", replaced=True)
     if train.schedule is Schedule.CONSTANT:
         yield Unread("train.final_fraction", "train.schedule", "the schedule is constant", "train.schedule=cosine")
     if sample.prompts:
-        yield Unread("sample.count", "sample.prompts", "sample.prompts are all that is asked", "")
+        yield Unread("sample.count", "sample.prompts", "sample.prompts are all that is asked")
     else:
         why = "prompts taken from the data bring their own system message"
         yield Unread("sample.system", "sample.prompts", why, "sample.prompts=['Who are you?']")
     if config.run.dir is not None:
-        yield Unread("run.name", "run.dir", "run.dir names the folder", "")
+        yield Unread("run.name", "run.dir", "run.dir names the folder", replaced=True)
     if config.model.path == "lab" or Path(config.model.path).is_dir():
-        yield Unread("model.revision", "model.path", f"{config.model.path} is no model of the Hub", "")
+        yield Unread("model.revision", "model.path", f"{config.model.path} is no model of the Hub")
     yield from _of_sources(config)
 
 
@@ -75,12 +79,12 @@ def require_all_read(config: Config, origins: Mapping[str, str]) -> None:
 
 
 def overruled(config: Config, origins: Mapping[str, str]) -> list[str]:
-    """Return the keys that were set, and that nothing reads because of a key set in a higher place."""
+    """Return the keys that were set, and that nothing reads because of a key that replaces them or was set in a higher place."""
     return [
         key
         for one in unread(config)
         for key, origin in _below(one.key, origins)
-        if 0 < layer(origin) < layer(origins.get(one.decided_by, "default"))
+        if layer(origin) > 0 and (one.replaced or layer(origin) < layer(origins.get(one.decided_by, "default")))
     ]
 
 
@@ -102,10 +106,10 @@ def _of_sources(config: Config) -> Iterator[Unread]:
         for index, source in enumerate(sources):
             key = f"data.{part}.{index}"
             if Path(source.path).is_file():
-                yield Unread(f"{key}.split", f"{key}.path", "a single file has no splits", "")
+                yield Unread(f"{key}.split", f"{key}.path", "a single file has no splits")
             if part == "held_out":
                 for name in ("weight", "share", "epochs"):
-                    yield Unread(f"{key}.{name}", "data.held_out", "held-out rows are not drawn, each counts once", "")
+                    yield Unread(f"{key}.{name}", "data.held_out", "held-out rows are not drawn, each counts once")
 
 
 def _below(key: str, origins: Mapping[str, str]) -> Iterator[tuple[str, str]]:

@@ -19,12 +19,9 @@ CONTRADICTIONS = [
     (["train.early_stopping.patience=5"], "train.early_stopping.patience", "nothing is held out"),
     (["train.early_stopping.patience=3"], "train.early_stopping.patience", "data.held_out_fraction=0.02"),
     (["train.evaluate_every_steps=5"], "train.evaluate_every_steps", "nothing is held out"),
-    (["train.batch_sequences=8", "train.batch_tokens=100"], "train.batch_tokens", "train.batch_sequences replaces it"),
-    (["train.max_steps=8", "train.epochs=3"], "train.epochs", "or `train.max_steps`"),
     (["train.schedule=constant", "train.final_fraction=0"], "train.final_fraction", "the schedule is constant"),
     (["sample.prompts=[Hello]", "sample.count=2"], "sample.count", "sample.prompts are all that is asked"),
     (["sample.system=Be brief."], "sample.system", "prompts taken from the data"),
-    (["run.dir=here", "run.name=mine"], "run.name", "run.dir names the folder"),
     (["model.path=lab", "model.revision=main"], "model.revision", "lab is no model of the Hub"),
     (["data.held_out=[{path: a.jsonl, weight: 2}]"], "data.held_out.0.weight", "held-out rows are not drawn"),
     (["data.held_out=[{path: a.jsonl, share: 0.5}]"], "data.held_out.0.share", "held-out rows are not drawn"),
@@ -37,7 +34,9 @@ FINE = [
     ["train.method=full", "train.lora.rank=16"],  # the default
     [HELD_OUT, "train.early_stopping.patience=5", "train.evaluate_every_steps=5"],
     ["data.held_out=[{path: a.jsonl}]", "train.early_stopping.patience=5"],
-    ["train.batch_sequences=8", "train.batch_tokens=16384"],
+    ["train.batch_sequences=8", "train.batch_tokens=100"],  # replaced, as the schema says
+    ["train.max_steps=8", "train.epochs=3"],
+    ["run.dir=here", "run.name=mine"],
     ["sample.count=0", "sample.max_new_tokens=7"],  # a switch: what belongs to it stays for when it is on
     ["data.cache=off", "data.cache_gigabytes=7"],
     ["sample.prompts=[Hello]", "sample.system=Be brief."],
@@ -89,8 +88,16 @@ def test_the_command_line_silences_what_a_file_or_preset_says(tmp_path: Path) ->
     assert resolved.config.train.lora.rank == 16
     assert resolved.config.train.epochs == 1.0
     assert resolved.origins["train.lora.rank"] == resolved.origins["train.epochs"] == "default"
-    with pytest.raises(ConfigError, match=r"train\.epochs"):
-        check(load_config(file, ["train.max_steps=5", "train.epochs=2"]))
+    with pytest.raises(ConfigError, match=r"train\.lora\.rank"):
+        check(load_config(file, ["train.method=full", "train.lora.rank=8"]))
+
+
+def test_what_another_key_replaces_goes_back_to_its_default() -> None:
+    resolved = load_config(
+        None, ["train.max_steps=8", "train.epochs=3", "train.batch_sequences=2", "train.batch_tokens=9"]
+    )
+    assert (resolved.config.train.epochs, resolved.config.train.batch_tokens) == (1.0, 16384)
+    assert resolved.origins["train.epochs"] == resolved.origins["train.batch_tokens"] == "default"
 
 
 @pytest.mark.parametrize("name", preset_names())
