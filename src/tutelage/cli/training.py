@@ -57,8 +57,8 @@ def run_training(
         SystemExit: with code 75 when a signal or the time stopped the run.
     """
     _require_data(resolved.config)
+    require_all_read(resolved.config, resolved.origins)  # before there is a run directory
     if dry_run:
-        require_all_read(resolved.config, resolved.origins)
         print_resolved(resolved, everything=True)
         print_plan(preview(resolved.config))
         return

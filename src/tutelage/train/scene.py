@@ -12,6 +12,7 @@ import torch
 from tutelage.chat.rendered import Rendered
 from tutelage.config.load import Resolved
 from tutelage.config.schema import Checkpointing, Config, Parallel, Precision, Quantisation, TrainConfig
+from tutelage.config.unread import require_all_read
 from tutelage.errors import ConfigError, TrainingError
 from tutelage.files.rundir import RunDir
 from tutelage.model.compile import compile_layers
@@ -75,6 +76,7 @@ def set_scene(resolved: Resolved, journal: Journal, narrator: Narrator, *, start
         TutelageError: whatever stands in the way of the first step.
     """
     config, run = resolved.config, journal.run
+    require_all_read(config, resolved.origins)
     _set_up_machine(config.train, device)
     journal.write_config(resolved)
     environment = describe_environment(device)
@@ -210,7 +212,10 @@ def _settle_compiling(
         ConfigError: they cannot be, or not together with something else that is asked for.
     """
     if not config.train.compile:
-        return {"name": "off", "reason": "train.compile=true takes time to begin with, which short runs do not win back"}
+        return {
+            "name": "off",
+            "reason": "train.compile=true takes time to begin with, which short runs do not win back",
+        }
     obstacles = {
         f"train.parallel={trainee.spread.name.value}": trainee.spread.name is not Parallel.REPLICATE,
         f"model.quantisation={config.model.quantisation.value}": config.model.quantisation is not Quantisation.NONE,
