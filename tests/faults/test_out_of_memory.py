@@ -15,7 +15,7 @@ from faulty import LONGEST_SECONDS, Plant, Ranks, planted
 from tiny import tiny_folder
 from tiny_runs import write_texts
 from tutelage.cli.edge import exit_code
-from tutelage.errors import OutOfMemoryError
+from tutelage.errors import ConfigError, OutOfMemoryError
 from tutelage.files import jsonl
 from tutelage.files.rundir import RunDir
 from tutelage.train.narrate import Narrator
@@ -98,14 +98,22 @@ def test_passes_are_halved_again_and_again_until_they_cannot_be(place: Path) -> 
     with planted(FIRST_STEP), pytest.raises(OutOfMemoryError):
         go(place, name)
     while True:
-        with planted(FIRST_STEP), pytest.raises(OutOfMemoryError) as raised:
+        with planted(FIRST_STEP), pytest.raises((OutOfMemoryError, ConfigError)) as raised:
             go(place, name, resume=True)
-        if "no pass can be smaller" in raised.value.problem:
+        if isinstance(raised.value, ConfigError):  # another exit code: the same command would not help any more
             break
         sizes.append(json.loads((place / name / "plan.json").read_bytes())["pack_tokens"])
     longest = json.loads((place / name / "plan.json").read_bytes())["longest_document_tokens"]
     assert sizes[0] == max(PASS_TOKENS // 2, longest) and sizes[-1] == longest and len(sizes) <= 3
+    assert "no pass can be smaller" in raised.value.problem and "train.method=lora" in raised.value.mend
+
+
+@pytest.mark.parametrize("moment", ["preparation", "loading"])
+def test_memory_that_runs_out_before_the_first_step_is_a_matter_of_the_configuration(place: Path, moment: str) -> None:
+    with planted(Plant(moment, "CUDA memory")), pytest.raises(ConfigError, match="before the first step") as raised:
+        go(place, f"no-{moment}")
     assert "train.method=lora" in raised.value.mend
+    assert not RunDir(place / f"no-{moment}").out_of_memory.exists()
 
 
 def test_a_build_that_notes_nothing_is_known(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:

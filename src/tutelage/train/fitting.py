@@ -11,7 +11,7 @@ from torch import nn
 from tutelage.chat.documents import lengths_of
 from tutelage.chat.rendered import Rendered
 from tutelage.config.schema import Checkpointing, Config, Layout, Method, TrainConfig
-from tutelage.errors import ConfigError, OutOfMemoryError
+from tutelage.errors import ConfigError
 from tutelage.files.rundir import RunDir
 from tutelage.model.checkpointing import set_checkpointing
 from tutelage.pack.batch import Batch, make_batches, pack_batch
@@ -88,8 +88,7 @@ def fit_memory(
     that ran out of memory are halved. The model is left with the checkpointing that was chosen.
 
     Raises:
-        ConfigError: not even the smallest step fits.
-        OutOfMemoryError: memory ran out in passes that cannot be smaller.
+        ConfigError: not even the smallest step fits, or memory ran out in passes that cannot be smaller.
     """
     if began is not None and began.is_too_large:
         return _with_smaller_passes(config, plan, prepared, model, settings, free, began)
@@ -133,7 +132,7 @@ def _with_smaller_passes(
     tokens = max(ran_out // 2, _longest(plan, prepared))
     if tokens >= ran_out or settings.layout is Layout.SINGLE:
         alone = "one document a pass" if settings.layout is Layout.SINGLE else f"passes of {ran_out} tokens"
-        raise OutOfMemoryError(
+        raise ConfigError(
             f"memory ran out in {alone}, and the longest document has {_longest(plan, prepared)}: no pass can be smaller",
             mend=f"start anew, in another run.dir, with {ways_to_need_less(config)}",
         )

@@ -30,7 +30,7 @@ from tutelage.train.journal import Journal, metrics_line
 from tutelage.train.look import Look, Progress
 from tutelage.train.narrate import Narrator
 from tutelage.train.optim import learning_rate, set_learning_rate
-from tutelage.train.out_of_memory import noting_out_of_memory
+from tutelage.train.out_of_memory import noting_out_of_memory, refusing_what_does_not_fit
 from tutelage.train.receipt import Receipt
 from tutelage.train.resume import Changed, agreed_best, config_fingerprint, resume_from, tokenizer_fingerprint
 from tutelage.train.roll_back import is_passed_over, roll_back
@@ -83,7 +83,8 @@ def train(
         flag.limit(resolved.config.train.max_minutes)
         heard = narrator if narrator is not None and agree.is_main() else Narrator()
         try:
-            scene = set_scene(resolved, journal, heard, start=start, device=device)
+            with refusing_what_does_not_fit(resolved.config):
+                scene = set_scene(resolved, journal, heard, start=start, device=device)
             with Saver(journal, heard, flag, scene.config.train) as saver:
                 look = Look(scene, journal, heard, generate, flag, saver)
                 return _train(look, resume=resume, accept_changed=accept_changed)

@@ -11,7 +11,8 @@ from contextlib import contextmanager
 
 import torch
 
-from tutelage.errors import OutOfMemoryError
+from tutelage.config.schema import Config
+from tutelage.errors import ConfigError, OutOfMemoryError
 from tutelage.files import jsonl
 from tutelage.files.atomic import write_json
 from tutelage.parallel import agree
@@ -36,6 +37,23 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 @contextmanager
+def refusing_what_does_not_fit(config: Config) -> Iterator[None]:
+    """Name what would need less where memory runs out before the first step, which smaller passes would not change.
+
+    Raises:
+        ConfigError: it did.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise ConfigError(
+            f"memory ran out before the first step: {_first_line(error)}", mend=ways_to_need_less(config)
+        ) from error
+
+
+@contextmanager
 def noting_out_of_memory(look: Look, progress: Progress) -> Iterator[None]:
     """Write down when memory runs out inside, on whichever rank it does, so that the run can go on with smaller passes.
 
@@ -47,7 +65,11 @@ def noting_out_of_memory(look: Look, progress: Progress) -> Iterator[None]:
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        raise _written_down(look, progress, str(error).strip().partition("\n")[0]) from error
+        raise _written_down(look, progress, _first_line(error)) from error
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
 def _written_down(look: Look, progress: Progress, said: str) -> OutOfMemoryError:

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from tutelage import errors
 from tutelage.cli import edge
 from tutelage.cli.main import app
+from tutelage.train.stop import RESUME_EXIT_CODE, StopNow
 
 VERBS = ("demo", "show", "check", "train", "pretrain", "merge", "chat", "eval", "report", "replay", "config", "lab")
 SUBVERBS = (
@@ -123,6 +124,8 @@ def raising(error: BaseException) -> Callable[[], None]:
         (errors.IsolationError, 7),
         (errors.RunDirError, 8),
         (errors.UnsafeError, 9),
+        (errors.OutOfMemoryError, 76),
+        (errors.DiskFullError, 74),
     ],
 )
 def test_each_error_has_its_exit_code(
@@ -137,6 +140,14 @@ def test_every_error_of_the_tree_has_an_exit_code() -> None:
     kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and kind is not errors.TutelageError]
     assert set(kinds) == set(edge.EXIT_CODES)
     assert len(set(edge.EXIT_CODES.values())) == len(kinds)
+
+
+def test_the_table_of_exit_codes_is_whole_and_in_the_help() -> None:
+    assert set(edge.EXIT_MEANINGS) == {0, edge.EXIT_UNEXPECTED, RESUME_EXIT_CODE, *edge.EXIT_CODES.values()}
+    assert edge.guard(lambda: None) == 0
+    assert edge.guard(raising(StopNow("SIGTERM"))) == RESUME_EXIT_CODE
+    shown = " ".join(run("--help")[1].split())
+    assert all(f"{code} {meaning}" in shown for code, meaning in edge.EXIT_MEANINGS.items())
 
 
 def in_subprocess(raised: str, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -16,7 +16,7 @@ from sample_documents import random_documents
 from tiny import tiny_model
 from tutelage.config.schema import Checkpointing, Config, Layout, Precision
 from tutelage.data.mixture import Mixture, MixtureSource
-from tutelage.errors import ConfigError, OutOfMemoryError
+from tutelage.errors import ConfigError
 from tutelage.files.rundir import RunDir
 from tutelage.model.attention import NAME, register_attention
 from tutelage.train.fitting import FILLED, KINDS, Began, Fit, fit_memory, largest_batch, predict_step
@@ -142,7 +142,7 @@ def test_passes_that_ran_out_of_memory_are_halved_down_to_the_longest_document(
 
 @pytest.mark.parametrize(("layout", "ran_out"), [(Layout.PACKED, 99), (Layout.PADDED, 64), (Layout.SINGLE, 512)])
 def test_passes_that_cannot_be_smaller_end_the_run_with_what_would_need_less(layout: Layout, ran_out: int) -> None:
-    with pytest.raises(OutOfMemoryError, match=r"the longest document has 99: no pass can be smaller") as error:
+    with pytest.raises(ConfigError, match=r"the longest document has 99: no pass can be smaller") as error:
         Case(layout).fit(math.inf, Began(Checkpointing.LAYERS, 512, ran_out))
     assert "train.method=lora" in error.value.mend
 
