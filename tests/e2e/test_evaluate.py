@@ -60,7 +60,7 @@ def found(place: Path) -> dict[str, object]:
 
 def test_every_figure_has_its_interval(found: dict[str, object]) -> None:
     keys = {measure["key"]: measure for measure in found["measures"]}  # type: ignore[attr-defined]
-    assert {"learning.held", "forgetting.text", "style.openers", "style.words", "overfitting.copied"} <= keys.keys()
+    assert {"learning.held", "forgetting.text", "style.openers", "style.words", "style.recited"} <= keys.keys()
     assert all(measure["low"] <= measure["high"] for measure in keys.values() if measure["low"] is not None)
     assert keys["learning.held"]["direction"] == "down"
     assert keys["learning.held"]["items"] == 30

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -17,7 +17,7 @@ from tutelage.cli.console import errors, output
 
 if TYPE_CHECKING:
     from tutelage.config.schema import Config
-    from tutelage.evaluate.measures import Measure
+    from tutelage.evaluate.measures import Contrast, Measure
     from tutelage.evaluate.stats import Change
     from tutelage.evaluate.story import Evaluation
 
@@ -139,11 +139,26 @@ def _print(found: Evaluation) -> None:
         table.add_row(*_row(measure))
     console.print()
     console.print(table)
+    if found.contrasts:
+        console.print()
+        console.print(_contrasts(found.contrasts))
     if found.shift is not None:
         console.print(
             f"\nof {found.shift.tokens:,} tokens it says, {found.shift.unshifted:.0%} are the base's own choice, "
             f"{found.shift.marginal:.0%} among its first three, {found.shift.shifted:.0%} beyond"
         )
+
+
+def _contrasts(contrasts: Sequence[Contrast]) -> Table:
+    table = Table(box=None, header_style="dim")
+    for name in ("trained rows against held-out rows", "unit"):
+        table.add_column(name)
+    for name in ("held out", "trained", "difference (95 % interval)"):
+        table.add_column(name, justify="right")
+    for one in contrasts:
+        change = one.change
+        table.add_row(escape(one.title), one.unit, _figure(change.base), _figure(change.tuned), _change(change))
+    return table
 
 
 def _row(measure: Measure) -> tuple[str, ...]:

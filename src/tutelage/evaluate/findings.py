@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tutelage.evaluate.measures import Measure
+from tutelage.evaluate.knowledge import Disputed
+from tutelage.evaluate.measures import Contrast, Measure
 from tutelage.evaluate.stats import Change, Direction
 from tutelage.evaluate.style import Phrase
-from tutelage.evaluate.training import TrainingAnswers
+from tutelage.evaluate.training import Exchanges
 
 MOST_ROWS = 5
 SURE_Z = 5.0
@@ -23,12 +24,14 @@ class Budget:
     """Rise of bits per byte on held-out text, as a part of the base's."""
     worse: float = 0.01
     """Rise of the loss on held-out answers, as a part of the base's: learning should lower it."""
-    gap: float = 0.10
-    """Growth of held-out less trained loss, as a part of the held-out loss."""
+    gap: float = 0.25
+    """How much lower the loss is on trained than on held-out documents, as a part of the latter."""
     share: float = 0.10
     """Growth of a share of answers, or of what answers have in common, over that of the data."""
     length: float = 0.25
     """Difference from the data's mean length, as a part of it."""
+    disputed: float = 0.02
+    """Share of training rows that the base contradicts, beyond that of held-out rows."""
     unstopped: float = 0.05
     """Share of answers that do not end."""
 
@@ -71,17 +74,11 @@ _RULES = (
         "a lower train.learning_rate, fewer epochs, train.early_stopping; look whether the training rows are of the held-out kind",
     ),
     _Rule(
-        "overfitting.copied",
+        "style.recited",
         "It recites training answers",
         "share",
         "fewer epochs, train.early_stopping, more different rows, train.neftune_alpha=5",
         from_data=True,
-    ),
-    _Rule(
-        "overfitting.",
-        "It knows its training rows by heart",
-        "gap",
-        "fewer epochs, train.early_stopping, more different rows, dropout",
     ),
     _Rule(
         "style.repeated",
@@ -122,7 +119,12 @@ _RULES = (
 
 
 def findings(
-    measures: Sequence[Measure], phrases: Sequence[Phrase], training: TrainingAnswers, budget: Budget | None = None
+    measures: Sequence[Measure],
+    contrasts: Sequence[Contrast],
+    phrases: Sequence[Phrase],
+    training: Exchanges,
+    disputed: Disputed,
+    budget: Budget | None = None,
 ) -> list[Finding]:
     """Return what went further than its budget and beyond chance, the largest first."""
     budget = budget or Budget()
@@ -130,6 +132,7 @@ def findings(
         _unstopped(measure, budget) or _length(measure, budget) or _by_rule(measure, budget) for measure in measures
     ]
     found += [_phrase(phrase, training, budget) for phrase in phrases]
+    found += [_contrast(contrast, disputed, budget) for contrast in contrasts]
     return sorted((one for one in found if one is not None), key=lambda one: -one.size)
 
 
@@ -190,20 +193,49 @@ def _length(measure: Measure, budget: Budget) -> Finding | None:
     )
 
 
-def _phrase(phrase: Phrase, training: TrainingAnswers, budget: Budget) -> Finding | None:
+def _phrase(phrase: Phrase, training: Exchanges, budget: Budget) -> Finding | None:
     size = (phrase.tuned - phrase.data) / budget.share
-    if phrase.z < SURE_Z or size < 1:
+    if phrase.z < SURE_Z or size < 1 or phrase.data > phrase.tuned / 2:
         return None
     rows = training.rows_with(phrase.text)
     return Finding(
         f"phrase.{phrase.text}",
         f'It says "{phrase.text}" again and again',
         f"in {phrase.tuned:.0%} of its answers; the data's own answers to the same prompts have it in {phrase.data:.0%}, "
-        f"the base's in {phrase.base:.0%}; so do {len(rows):,} of {len(training.texts):,} training answers",
+        f"the base's in {phrase.base:.0%}; so do {len(rows):,} of {len(training.each):,} training answers",
         "take these training rows out, or write their answers anew" if rows else "a sign of overfitting: fewer epochs",
         size,
         rows[:MOST_ROWS],
     )
+
+
+def _contrast(contrast: Contrast, disputed: Disputed, budget: Budget) -> Finding | None:
+    changed = contrast.change
+    if changed.difference is None or changed.base is None or changed.tuned is None:
+        return None
+    if contrast.key == "knowledge.disputed" and changed.direction is Direction.UP:
+        size, worst = changed.difference / budget.disputed, disputed.worst()
+        found = Finding(
+            contrast.key,
+            "It was taught what the base knows otherwise",
+            f"in {changed.tuned:.1%} of training rows the base is sure of something else, in {changed.base:.1%} of "
+            f"held-out ones; {worst[0]}",
+            "look whether these rows are true; what contradicts a model's knowledge teaches it to invent (arXiv 2405.05904)",
+            size,
+            tuple(one.where for one in worst[:MOST_ROWS]),
+        )
+        return found if size >= 1 else None
+    if contrast.key.startswith("by_heart.") and changed.direction is Direction.DOWN and contrast.scale:
+        size = -changed.difference / contrast.scale / budget.gap
+        found = Finding(
+            contrast.key,
+            "It knows its training rows by heart",
+            f"{contrast.title}: {_figure(changed.base)} held out, {_figure(changed.tuned)} trained on; {contrast.unit}",
+            "fewer epochs, train.early_stopping, more different rows, dropout",
+            size,
+        )
+        return found if size >= 1 else None
+    return None
 
 
 def _figure(value: float | None) -> str:

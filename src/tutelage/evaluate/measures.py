@@ -12,8 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from tutelage.evaluate import style
+from tutelage.evaluate.knowledge import Disputed
 from tutelage.evaluate.observe import Answer, Likelihoods, Losses, Task
-from tutelage.evaluate.stats import Change, Tallies, change, change_of_gap
+from tutelage.evaluate.stats import Change, Tallies, change, change_between
 
 UNSHIFTED_RANK, MARGINAL_RANK = 0, 2
 """Ranks in the base of what the tuned model says: its own choice, and up to its third. Source: Lin et al. 2023, arXiv 2312.01552."""
@@ -24,7 +25,6 @@ class Group(StrEnum):
 
     LEARNING = "learning"
     FORGETTING = "forgetting"
-    OVERFITTING = "overfitting"
     STYLE = "style"
 
 
@@ -83,18 +83,6 @@ class Read:
     base_again: Losses
     num_bytes: npt.NDArray[np.float64]
 
-    @classmethod
-    def joined(cls, source: str, reads: Sequence[Read]) -> Read:
-        """Return all documents of several sources of one kind."""
-        return cls(
-            source,
-            reads[0].is_text,
-            base=Losses.joined([read.base for read in reads]),
-            tuned=Losses.joined([read.tuned for read in reads]),
-            base_again=Losses.joined([read.base_again for read in reads]),
-            num_bytes=np.concatenate([read.num_bytes for read in reads]),
-        )
-
     def per_token(self, losses: Losses) -> Tallies:
         """Return nats and tokens of each document."""
         return Tallies(losses.nats, losses.tokens)
@@ -112,7 +100,7 @@ def forgetting(read: Read) -> Measure:
     """Return bits per byte of plain text that is not trained on."""
     base, tuned, again = (read.bits_per_byte(losses) for losses in (read.base, read.tuned, read.base_again))
     found = change(base, tuned, noise=_noise(base, again))
-    title = f"loss on held-out text ({read.source})"
+    title = f"loss on text: {read.source}"
     key = f"forgetting.{read.source}"
     return Measure(
         key, title, "bits per byte", Group.FORGETTING, Better.LOWER, found, scale=found.base, source=read.source
@@ -123,22 +111,52 @@ def learning(read: Read) -> Measure:
     """Return the loss on answers of the data that are not trained on."""
     base, tuned, again = (read.per_token(losses) for losses in (read.base, read.tuned, read.base_again))
     found = change(base, tuned, noise=_noise(base, again))
-    title = f"loss on held-out answers ({read.source})"
+    title = f"loss on answers: {read.source}"
     key = f"learning.{read.source}"
     return Measure(
         key, title, "nats per token", Group.LEARNING, Better.LOWER, found, scale=found.base, source=read.source
     )
 
 
-def overfitting(trained: Read, held_out: Read) -> Measure:
-    """Return how much higher the loss is on held-out documents of a source than on trained ones, with what the base has of that."""
-    sides = [(read.per_token(read.base), read.per_token(read.tuned)) for read in (trained, held_out)]
-    found = change_of_gap(*sides)
-    title = f"loss on held-out less on trained documents ({trained.source})"
-    key = f"overfitting.{trained.source}"
-    scale = held_out.per_token(held_out.tuned).value
-    source = trained.source
-    return Measure(key, title, "nats per token", Group.OVERFITTING, Better.LOWER, found, scale=scale, source=source)
+@dataclass(frozen=True)
+class Contrast:
+    """A figure of trained rows against held-out rows of the same kind: `change` goes from the held-out ones to those trained on.
+
+    `scale` is what a difference is a part of when it is called large or small; None where the figure is a share already.
+    """
+
+    key: str
+    title: str
+    unit: str
+    change: Change
+    scale: float | None = None
+
+    def to_json(self) -> dict[str, object]:
+        """Return both figures and the interval of their difference."""
+        return {
+            "key": self.key,
+            "title": self.title,
+            "unit": self.unit,
+            "held_out": self.change.base,
+            "trained": self.change.tuned,
+            "difference": self.change.difference,
+            "low": self.change.low,
+            "high": self.change.high,
+            "direction": self.change.direction,
+        }
+
+
+def by_heart(trained: Read, held_out: Read) -> Contrast:
+    """Return the tuned model's loss on trained and on held-out documents of one source, which differ in nothing else."""
+    found = change_between(held_out.per_token(held_out.tuned), trained.per_token(trained.tuned))
+    title = f"loss of the tuned model: {trained.source}"
+    return Contrast(f"by_heart.{trained.source}", title, "nats per token", found, scale=found.base)
+
+
+def disputed(found: Disputed) -> Contrast:
+    """Return the share of rows in which the base is sure of something else."""
+    sides = (Tallies.of([(one is not None, 1) for one in side]) for side in (found.held_out, found.trained))
+    return Contrast("knowledge.disputed", "rows that the base contradicts", "share", change_between(*sides))
 
 
 def of_answers(
@@ -154,18 +172,18 @@ def of_answers(
         measures.append(Measure(key, title, unit, group, better, change(of_base, of_tuned), from_data))
 
     stops = [Tallies.of([(answer.stopped, 1) for answer in side]) for side in (base, tuned)]
-    add("style.stopped", "answers that end by themselves", "share", stops, Better.HIGHER, Group.LEARNING)
+    add("style.stopped", "answers that end", "share", stops, Better.HIGHER, Group.LEARNING)
     counts = (
         ("style.words", "length of an answer", "words", style.length, Better.NEITHER),
-        ("style.repeated", "runs of four words said before in the answer", "share", style.repeated, Better.LOWER),
-        ("style.lists", "lines that are items of a list", "share", style.list_lines, Better.NEITHER),
+        ("style.repeated", "four words said before", "share", style.repeated, Better.LOWER),
+        ("style.lists", "lines of lists", "share", style.list_lines, Better.NEITHER),
         ("style.bold", "passages in bold", "per 1,000 words", style.bold, Better.NEITHER),
     )
     for key, title, unit, count, better in counts:
         add(key, title, unit, [style.tallies(side, count) for side in texts], better, Group.STYLE)
     edges = (
-        ("style.openers", "chance that two answers begin alike (three words)", style.opener),
-        ("style.closers", "chance that two answers end alike (three words)", style.closer),
+        ("style.openers", "two answers begin alike", style.opener),
+        ("style.closers", "two answers end alike", style.closer),
     )
     for key, title, edge in edges:
         add(key, title, "share", [style.shared(side, edge) for side in texts], Better.NEITHER, Group.STYLE)
@@ -173,15 +191,15 @@ def of_answers(
     for side in texts:
         common = style.common_words(side)
         outlines.append(style.shared(side, lambda text, common=common: style.skeleton(text, common)))  # type: ignore[misc]
-    title = "chance that two answers have one skeleton"
+    title = "two answers have one skeleton"
     add("style.skeletons", title, "share", outlines, Better.NEITHER, Group.STYLE)
     prompts = [task.messages[-1].content for task in tasks]
     copies = [
         Tallies.of([style.copied(text, prompt, known) for text, prompt in zip(side, prompts, strict=True)])
         for side in texts
     ]
-    title = f"answers with {style.COPIED_WORDS} words in a row of a training answer"
-    add("overfitting.copied", title, "share", copies, Better.LOWER, Group.OVERFITTING)
+    title = f"answers that recite {style.COPIED_WORDS} words"
+    add("style.recited", title, "share", copies, Better.NEITHER, Group.STYLE)
     return measures
 
 

@@ -37,11 +37,6 @@ class Losses:
     nats: npt.NDArray[np.float64]
     tokens: npt.NDArray[np.float64]
 
-    @classmethod
-    def joined(cls, parts: Sequence[Losses]) -> Losses:
-        """Return the losses of several lists of documents, one after the other."""
-        return cls(np.concatenate([one.nats for one in parts]), np.concatenate([one.tokens for one in parts]))
-
     def part(self, chosen: slice) -> Losses:
         """Return the losses of some of the documents."""
         return Losses(self.nats[chosen], self.tokens[chosen])
@@ -55,7 +50,7 @@ def document_losses(
     tokens = np.array([document.supervised_tokens for document in documents], dtype=np.float64)
     done = 0
     with torch.inference_mode():
-        for group, batch in _batches(subject, documents, micro_tokens):
+        for group, batch in batches(subject, documents, micro_tokens):
             if batch.num_supervised:
                 losses = supervised_losses(subject.model, batch)
                 sums = torch.zeros(len(group), dtype=torch.float64, device=subject.device)
@@ -66,7 +61,7 @@ def document_losses(
     return Losses(nats, tokens)
 
 
-def _batches(subject: Subject, documents: Sequence[Rendered], micro_tokens: int) -> Iterator[tuple[list[int], Batch]]:
+def batches(subject: Subject, documents: Sequence[Rendered], micro_tokens: int) -> Iterator[tuple[list[int], Batch]]:
     """Yield groups of documents, by number, and each as a batch on the subject's device."""
     lengths = [len(document) for document in documents]
     if not lengths:
@@ -103,7 +98,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a model said: `ids` with the stop token where it said one; `text` without."""
+    """What a model said, without the stop token; `stopped` is False where the limit cut it."""
 
     prompt_ids: tuple[int, ...]
     ids: tuple[int, ...]
@@ -126,10 +121,8 @@ def answer_tasks(subject: Subject, tasks: Sequence[Task], progress: Progress, *,
             max_new_tokens=max_new_tokens,
             batch_rows=ROWS_AT_ONCE,
         )
-        stop = renderer.stop_ids[:1]
         answers += [
-            Answer(prompt, (*one.ids, *(stop if one.stopped else ())), one.text.strip(), one.stopped)
-            for prompt, one in zip(asked, said, strict=True)
+            Answer(prompt, one.ids, one.text.strip(), one.stopped) for prompt, one in zip(asked, said, strict=True)
         ]
         progress("answering", len(answers), len(prompts))
     return answers
@@ -148,10 +141,13 @@ class Likelihoods:
 
 def likelihoods(subject: Subject, answers: Sequence[Answer], progress: Progress) -> list[Likelihoods]:
     """Return how likely a model finds answers, its own or another's, after their prompts."""
-    documents = [_as_document(answer) for answer in answers]
+    documents = [as_document(answer) for answer in answers]
     found: dict[int, Likelihoods] = {}
     with torch.inference_mode():
-        for group, batch in _batches(subject, documents, MICRO_TOKENS // 2):
+        for group, batch in batches(subject, documents, MICRO_TOKENS // 2):
+            if not batch.num_supervised:  # nothing but empty answers
+                found |= {number: Likelihoods(np.zeros(0), np.zeros(0, dtype=np.int64)) for number in group}
+                continue
             logits_SV = supervised_logits(subject.model, batch).float()
             target_S1 = batch.supervised_targets[:, None]
             said_S1 = logits_SV.gather(1, target_S1)
@@ -165,7 +161,7 @@ def likelihoods(subject: Subject, answers: Sequence[Answer], progress: Progress)
     return [found[number] for number in range(len(documents))]
 
 
-def _as_document(answer: Answer) -> Rendered:
+def as_document(answer: Answer) -> Rendered:
     """Return prompt and answer as a document in which the answer is supervised."""
     ids = np.array([*answer.prompt_ids, *answer.ids], dtype=np.int32)
     weights = np.zeros(len(ids), dtype=np.float32)

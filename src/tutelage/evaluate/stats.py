@@ -118,25 +118,18 @@ def change(base: Tallies, tuned: Tallies, *, noise: float | None = None, seed: i
     return Change(base.value, tuned.value, low, high, num_items, noise)
 
 
-def change_of_gap(first: tuple[Tallies, Tallies], second: tuple[Tallies, Tallies], *, seed: int = 0) -> Change:
-    """Return the change, from base to tuned, of how much larger a figure is on the `second` items than on the `first`.
-
-    Each side is (base, tuned) on the same items; the two sides have different items and are drawn anew independently.
-    """
-    (first_base, first_tuned), (second_base, second_tuned) = first, second
-    values = [tallies.value for tallies in (first_base, first_tuned, second_base, second_tuned)]
-    items = min(len(first_base.sums), len(second_base.sums))
-    if any(value is None for value in values):
-        return Change(None, None, None, None, items)
-    of_first_base, of_first_tuned, of_second_base, of_second_tuned = (float(value or 0.0) for value in values)
+def change_between(first: Tallies, second: Tallies, *, seed: int = 0) -> Change:
+    """Return the change of sum/count from the `first` items to the `second`, which are others and drawn anew independently."""
     low = high = None
-    if items > 1:
-        one = _resampled(first_tuned, first_base, seed=seed)
-        other = _resampled(second_tuned, second_base, seed=seed + 1)
+    items = min(len(first.sums), len(second.sums))
+    if items > 1 and first.value is not None and second.value is not None:
+        one, other = (
+            _resampled(side, Tallies(np.zeros_like(side.sums), np.ones_like(side.counts)), seed=seed + number)
+            for number, side in enumerate((first, second))
+        )
         size = min(len(one), len(other))
-        edges = np.quantile(other[:size] - one[:size], [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-        low, high = (float(edge) for edge in edges)
-    return Change(of_second_base - of_first_base, of_second_tuned - of_first_tuned, low, high, items)
+        low, high = (float(edge) for edge in np.quantile(other[:size] - one[:size], [(1 - LEVEL) / 2, (1 + LEVEL) / 2]))
+    return Change(first.value, second.value, low, high, items)
 
 
 def _resampled(over: Tallies, under: Tallies, *, seed: int) -> Array:

@@ -17,7 +17,8 @@ from tutelage.data.order import permutation
 from tutelage.errors import DataError
 from tutelage.evaluate import measures
 from tutelage.evaluate.findings import Finding, findings
-from tutelage.evaluate.measures import Measure, Read, Shift
+from tutelage.evaluate.knowledge import Contradiction, Disputed, contradictions
+from tutelage.evaluate.measures import Contrast, Measure, Read, Shift
 from tutelage.evaluate.observe import (
     MICRO_TOKENS,
     Answer,
@@ -31,12 +32,15 @@ from tutelage.evaluate.observe import (
 )
 from tutelage.evaluate.style import COPIED_WORDS, Phrase, grown_phrases
 from tutelage.evaluate.subject import Subject, load_base, load_tuned
-from tutelage.evaluate.training import TrainingAnswers, answer_ids, training_answers
+from tutelage.evaluate.training import Exchanges, exchanges_of, supervised_bytes
 from tutelage.train.prepare import Prepared, prepare
 
 DOCUMENTS_OF_A_SOURCE = 1000
 """Held-out documents, and as many trained ones, that are read of each source."""
 ANSWERS_SHOWN = 200
+ROWS_SHOWN = 50
+MOST_READ = 4000
+"""Exchanges of either side that the base reads in search of contradictions."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,8 @@ class Evaluation:
     tuned: str
     measures: tuple[Measure, ...]
     shift: Shift | None
+    contrasts: tuple[Contrast, ...]
+    disputed: tuple[Contradiction, ...]
     phrases: tuple[Phrase, ...]
     findings: tuple[Finding, ...]
     answers: tuple[tuple[Task, Answer, Answer], ...]
@@ -67,6 +73,8 @@ class Evaluation:
             "findings": [vars(finding) for finding in self.findings],
             "measures": [measure.to_json() for measure in self.measures],
             "token_shift": vars(self.shift) if self.shift else None,
+            "contrasts": [contrast.to_json() for contrast in self.contrasts],
+            "disputed": [vars(one) for one in self.disputed],
             "phrases": [vars(phrase) for phrase in self.phrases],
             "answers": [
                 {
@@ -85,12 +93,16 @@ class Evaluation:
 
 @dataclass(frozen=True, eq=False)
 class Work:
-    """What both models are given. `trained` and `held_out` are documents of each source by its name."""
+    """What both models are given. `trained` and `held_out` are documents of each source by its name.
+
+    `training` and `asked` are what their conversations say, as text: of the trained side and of the one held out.
+    """
 
     trained: dict[str, Sequence[Rendered]]
     held_out: dict[str, Sequence[Rendered]]
     tasks: tuple[Task, ...]
-    training: TrainingAnswers
+    training: Exchanges
+    asked: Exchanges
 
     @property
     def documents(self) -> list[Rendered]:
@@ -114,7 +126,9 @@ def evaluate(
     after = _see(load_tuned(tuned, config, probes, device), work, size, _of("tuned model", progress))
     base = load_base(config, prepared.renderer, probes, device)
     before = _see(base, work, size, _of("base", progress), read=after.answers)
-    return _conclude(work, before, after, names=(config.model.path, str(tuned)), tokenizer=prepared.tokenizer)
+    disputed = _disputed(base, work, _of("base", progress))
+    names = config.model.path, str(tuned)
+    return _conclude(work, before, after, disputed, names=names, tokenizer=prepared.tokenizer)
 
 
 def _of(name: str, progress: Progress) -> Progress:
@@ -136,7 +150,8 @@ def gather_work(prepared: Prepared, size: Size) -> Work:
         trained=_by_source(prepared.documents),
         held_out=_by_source(prepared.held_out),
         tasks=tuple(task for task in tasks if task is not None)[: size.prompts],
-        training=training_answers(prepared.documents, prepared.tokenizer),
+        training=exchanges_of(prepared.documents, prepared.tokenizer),
+        asked=exchanges_of(prepared.held_out, prepared.tokenizer),
     )
 
 
@@ -184,12 +199,20 @@ def _see(
     )
 
 
+def _disputed(base: Subject, work: Work, progress: Progress) -> Disputed:
+    """Let the base read what the training rows and the held-out rows say."""
+    trained, asked = (side.each[:MOST_READ] for side in (work.training, work.asked))
+    found = contradictions(base, [*trained, *asked], progress)
+    return Disputed(tuple(found[: len(trained)]), tuple(found[len(trained) :]))
+
+
 def _conclude(
-    work: Work, before: _Seen, after: _Seen, *, names: tuple[str, str], tokenizer: ChatTokenizer
+    work: Work, before: _Seen, after: _Seen, disputed: Disputed, *, names: tuple[str, str], tokenizer: ChatTokenizer
 ) -> Evaluation:
     trained, held_out = _reads(work, before, after, tokenizer)
     found = [measures.forgetting(read) if read.is_text else measures.learning(read) for read in held_out.values()]
-    found += [measures.overfitting(*pair) for pair in _pairs(trained, held_out)]
+    contrasts = [measures.by_heart(trained[name], held_out[name]) for name in sorted(trained.keys() & held_out.keys())]
+    contrasts += [measures.disputed(disputed)] if disputed.trained else []
     phrases: list[Phrase] = []
     if work.tasks:
         known = work.training.runs(COPIED_WORDS)
@@ -200,22 +223,12 @@ def _conclude(
         *names,
         measures=tuple(sorted(found, key=lambda measure: measure.key)),
         shift=measures.token_shift(before.likelihoods, after.likelihoods),
+        contrasts=tuple(contrasts),
+        disputed=tuple(disputed.worst()[:ROWS_SHOWN]),
         phrases=tuple(phrases),
-        findings=tuple(findings(found, phrases, work.training)),
+        findings=tuple(findings(found, contrasts, phrases, work.training, disputed)),
         answers=tuple(zip(work.tasks, before.answers, after.answers, strict=True)),
     )
-
-
-def _pairs(trained: dict[str, Read], held_out: dict[str, Read]) -> list[tuple[Read, Read]]:
-    """Return trained and held-out documents to compare: of sources that have both, else all conversations and all texts."""
-    if both := trained.keys() & held_out.keys():
-        return [(trained[source], held_out[source]) for source in sorted(both)]
-    pairs = []
-    for name, is_text in (("conversations", False), ("texts", True)):
-        sides = [[read for read in side.values() if read.is_text == is_text] for side in (trained, held_out)]
-        if all(sides):
-            pairs.append((Read.joined(name, sides[0]), Read.joined(name, sides[1])))
-    return pairs
 
 
 def _reads(
@@ -235,6 +248,6 @@ def _reads(
                 base=before.losses.part(own),
                 tuned=after.losses.part(own),
                 base_again=before.again.part(own),
-                num_bytes=np.array([len(tokenizer.decode(answer_ids(one)).encode()) for one in documents], float),
+                num_bytes=np.array([supervised_bytes(one, tokenizer) for one in documents], float),
             )
     return sides[0], sides[1]

@@ -1,11 +1,9 @@
-"""The answers that a model was trained on, as text: what phrases and copies are tied to."""
+"""What was asked and answered in documents, as text again: what phrases, copies and contradictions are tied to."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-import numpy as np
 
 from tutelage.chat.rendered import Part, Rendered
 from tutelage.chat.tokenizer import ChatTokenizer
@@ -13,37 +11,53 @@ from tutelage.data.order import permutation
 from tutelage.evaluate import style
 
 MOST_DOCUMENTS = 20_000
-"""Training documents that are read again as text; of more, this many by chance."""
+"""Documents that are read again as text; of more, this many by chance."""
 
 
 @dataclass(frozen=True)
-class TrainingAnswers:
-    """Supervised text of training conversations, and the row that each is of; `of` is how many there are in all."""
+class Exchange:
+    """The last answer of a conversation with what was said before it by whom it answers, as text, and the row that it is of."""
 
-    texts: tuple[str, ...]
-    where: tuple[str, ...]
+    prompt: str
+    answer: str
+    where: str
+
+
+@dataclass(frozen=True)
+class Exchanges:
+    """The last exchange of each conversation; `of` is how many documents they were chosen from."""
+
+    each: tuple[Exchange, ...]
     of: int
 
     def runs(self, length: int) -> frozenset[tuple[str, ...]]:
-        """Return every run of `length` words."""
-        return frozenset(run for text in self.texts for run in style.runs_of(style.words_of(text), length))
+        """Return every run of `length` words in an answer."""
+        return frozenset(run for one in self.each for run in style.runs_of(style.words_of(one.answer), length))
 
     def rows_with(self, phrase: str) -> tuple[str, ...]:
         """Return the rows whose answer holds the words of `phrase` in a row, in any case and punctuation."""
         sought = f" {phrase} "
-        words = ((where, style.words_of(text)) for where, text in zip(self.where, self.texts, strict=True))
+        words = ((one.where, style.words_of(one.answer)) for one in self.each)
         return tuple(where for where, found in words if sought in f" {' '.join(found)} ")
 
 
-def training_answers(documents: Sequence[Rendered], tokenizer: ChatTokenizer) -> TrainingAnswers:
-    """Return what the assistant says in documents that are conversations."""
+def exchanges_of(documents: Sequence[Rendered], tokenizer: ChatTokenizer) -> Exchanges:
+    """Return the last exchange of documents that are conversations, of at most `MOST_DOCUMENTS` by chance."""
     chosen = sorted(permutation(len(documents), 0, 0)[:MOST_DOCUMENTS])
     found = [document for document in (documents[int(index)] for index in chosen) if document.roles]
-    texts = tuple(tokenizer.decode(answer_ids(document)) for document in found)
-    return TrainingAnswers(texts, tuple(document.where for document in found), of=len(documents))
+    return Exchanges(tuple(_last_exchange(document, tokenizer) for document in found), of=len(documents))
 
 
-def answer_ids(document: Rendered) -> list[int]:
-    """Return the supervised tokens of a document without stop tokens and headers."""
-    spoken = (document.weights > 0) & (document.part != Part.STOP) & (document.part != Part.HEADER)
-    return [int(number) for number in np.asarray(document.ids)[spoken]]
+def _last_exchange(document: Rendered, tokenizer: ChatTokenizer) -> Exchange:
+    spoken = document.part == Part.CONTENT
+    last = int(document.message[document.weights > 0].max(initial=-1))
+    prompt, answer = (
+        tokenizer.decode([int(number) for number in document.ids[spoken & (document.message == message)]])
+        for message in (last - 1, last)
+    )
+    return Exchange(prompt, answer.strip(), document.where)
+
+
+def supervised_bytes(document: Rendered, tokenizer: ChatTokenizer) -> int:
+    """Return the bytes of the text of all supervised tokens."""
+    return len(tokenizer.decode([int(number) for number in document.ids[document.weights > 0]]).encode())

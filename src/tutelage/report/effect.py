@@ -8,7 +8,7 @@ from tutelage.report.answers import answer_text
 from tutelage.report.charts import Bar, Interval, Series, bar_chart, interval_chart, line_chart
 from tutelage.report.figures import MISSING, count, number, percent
 from tutelage.report.markup import Markup, Section, h, join, table
-from tutelage.report.records import AnswerPair, Changed, Effect, Finding, TokenShift
+from tutelage.report.records import AnswerPair, Changed, Contrasted, Effect, Finding, TokenShift
 
 _SAME = "not distinguishable"
 _GOOD, _BAD, _NEUTRAL = 2, 3, 0
@@ -30,6 +30,7 @@ def effect_section(effect: Effect) -> Section:
         _findings(effect.findings),
         h("div", {"class": "charts"}, charts),
         _figures(effect.figures),
+        _contrasts(effect.contrasts),
         _answers(effect.answers),
     ]
     return Section("effect", "What it did to the model", join(body), label="Effect")
@@ -126,14 +127,42 @@ def _figures(figures: Sequence[Changed]) -> Markup | None:
     return table(header, rows, numeric=(2, 3, 5, 6))
 
 
+def _contrasts(contrasts: Sequence[Contrasted]) -> Markup | None:
+    if not contrasts:
+        return None
+    header = ("trained rows against held-out rows", "unit", "held out", "trained", "difference (95 % interval)")
+    rows = (
+        (
+            one.title,
+            one.unit,
+            number(one.held_out),
+            number(one.trained),
+            _interval(one.trained, one.held_out, one.low, one.high, one.direction),
+        )
+        for one in contrasts
+    )
+    return table(header, rows, numeric=(2, 3))
+
+
 def _change(one: Changed) -> Markup | str:
-    if one.difference is None or one.low is None or one.high is None:
-        return MISSING
-    interval = f"({number(one.low, 3)} to {number(one.high, 3)})"
-    if one.direction == _SAME:
-        return h("span", {"class": "missing"}, f"{_SAME} {interval}")
     css = {_GOOD: "good", _BAD: "bad"}.get(_colour(one))
-    return h("span", {"class": css}, f"{number(one.difference, 3)} {interval}")
+    return _interval(one.tuned, one.base, one.low, one.high, one.direction, css)
+
+
+def _interval(
+    after: float | None,
+    before: float | None,
+    low: float | None,
+    high: float | None,
+    direction: str,
+    css: str | None = None,
+) -> Markup | str:
+    if after is None or before is None or low is None or high is None:
+        return MISSING
+    interval = f"({number(low, 3)} to {number(high, 3)})"
+    if direction == _SAME:
+        return h("span", {"class": "missing"}, f"{_SAME} {interval}")
+    return h("span", {"class": css}, f"{number(after - before, 3)} {interval}")
 
 
 def _colour(one: Changed) -> int:

@@ -21,6 +21,7 @@ from tutelage.report.records import (
     Changed,
     Check,
     Choice,
+    Contrasted,
     Count,
     Effect,
     Evaluation,
@@ -248,6 +249,7 @@ def _read_effect(path: Path) -> Effect:
         tuned=_text(row.get("tuned")),
         findings=tuple(_finding(finding) for finding in row.get("findings") or ()),
         figures=tuple(_changed(measure) for measure in row.get("measures") or ()),
+        contrasts=tuple(_contrasted(contrast) for contrast in row.get("contrasts") or ()),
         shift=_token_shift(shift) if isinstance(shift, Mapping) else None,
         answers=tuple(_answer_pair(answer) for answer in row.get("answers") or ()),
     )
@@ -262,6 +264,12 @@ def _changed(row: Mapping[str, Any]) -> Changed:
     texts: Any = {key: _text(row.get(key)) for key in ("key", "title", "unit", "better", "direction")}
     numbers: Any = {key: _number(row.get(key)) for key in ("base", "tuned", "low", "high", "items", "data")}
     return Changed(**texts, **numbers)
+
+
+def _contrasted(row: Mapping[str, Any]) -> Contrasted:
+    texts: Any = {key: _text(row.get(key)) for key in ("title", "unit", "direction")}
+    numbers: Any = {key: _number(row.get(key)) for key in ("held_out", "trained", "low", "high")}
+    return Contrasted(**texts, **numbers)
 
 
 def _token_shift(row: Mapping[str, Any]) -> TokenShift:

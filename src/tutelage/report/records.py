@@ -266,6 +266,19 @@ class Changed:
 
 
 @dataclass(frozen=True)
+class Contrasted:
+    """A figure of trained rows against held-out rows of the same kind, with the interval of the difference."""
+
+    title: str
+    unit: str
+    direction: str
+    held_out: float | None
+    trained: float | None
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True)
 class TokenShift:
     """Shares of the tokens of the tuned model's answers by their rank in the base, and the mean gain by position."""
 
@@ -294,6 +307,7 @@ class Effect:
     tuned: str
     findings: tuple[Finding, ...]
     figures: tuple[Changed, ...]
+    contrasts: tuple[Contrasted, ...]
     shift: TokenShift | None
     answers: tuple[AnswerPair, ...]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tutelage.evaluate.stats import Direction, Tallies, change, change_of_gap
+from tutelage.evaluate.stats import Direction, Tallies, change, change_between
 
 
 def drawn(seed: int, items: int, shift: float) -> tuple[Tallies, Tallies]:
@@ -64,9 +64,8 @@ def test_models_measured_on_different_items_are_not_compared() -> None:
         change(Tallies.of([(1, 1), (2, 1)]), Tallies.of([(1, 1)]))
 
 
-def test_a_gap_grows_where_only_the_first_items_are_learned() -> None:
-    trained, held_out = drawn(0, 100, -0.5), drawn(1, 100, 0.0)
-    found = change_of_gap(trained, held_out)
-    assert found.direction is Direction.UP
-    assert found.difference == pytest.approx(0.5, abs=0.1)
-    assert change_of_gap(drawn(2, 100, -0.5), drawn(3, 100, -0.5)).direction is Direction.SAME
+def test_items_of_two_kinds_are_compared_without_pairs() -> None:
+    one, other = Tallies.of([(1.0, 10)] * 50 + [(2.0, 10)] * 50), Tallies.of([(2.0, 10)] * 30 + [(3.0, 10)] * 30)
+    found = change_between(one, other)
+    assert (found.direction, found.difference) == (Direction.UP, pytest.approx(0.1))
+    assert change_between(one, one).direction is Direction.SAME
