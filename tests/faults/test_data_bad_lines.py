@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tutelage.config.schema import SourceConfig
+from tutelage.data.conversation import Origin
 from tutelage.data.ledger import Ledger
 from tutelage.data.lines import MAX_LINE_BYTES
 from tutelage.data.reasons import Reason
@@ -61,6 +64,37 @@ BAD_LINES: dict[str, tuple[bytes, Reason]] = {
     "invalid UTF-8": (GOOD_LINES[0].replace(b"q0", b"q\xff"), Reason.INVALID_UTF8),
     "surrogate as UTF-8": (GOOD_LINES[0].replace(b"q0", b"\xed\xa0\x80"), Reason.INVALID_UTF8),
     "Latin-1": (GOOD_LINES[0].replace(b"q0", "café".encode("latin-1")), Reason.INVALID_UTF8),
+    "overlong UTF-8": (GOOD_LINES[0].replace(b"q0", b"q\xc0\xaf"), Reason.INVALID_UTF8),
+    "a character cut in half": (GOOD_LINES[0].replace(b"q0", b"q\xe2\x82"), Reason.INVALID_UTF8),
+    "a character beyond Unicode": (GOOD_LINES[0].replace(b"q0", b"q\xf4\x90\x80\x80"), Reason.INVALID_UTF8),
+    "Windows-1252 quotes": (GOOD_LINES[0].replace(b"q0", b"\x93q\x94"), Reason.INVALID_UTF8),
+    "UTF-7": (b"+AHsAIg-messages+ACI-: []}", Reason.BAD_JSON),
+    "NUL in a string": (GOOD_LINES[0].replace(b"q0", b"q\x00"), Reason.BAD_JSON),
+    "NUL bytes at the end": (GOOD_LINES[0] + b"\x00" * 16, Reason.SEVERAL_VALUES),
+    "escape character in a string": (GOOD_LINES[0].replace(b"q0", b"\x1b[2J"), Reason.BAD_JSON),
+    "escape that does not exist": (GOOD_LINES[0].replace(b"q0", b"q\\x41"), Reason.BAD_JSON),
+    "escape cut short": (GOOD_LINES[0].replace(b"q0", b"q\\u12"), Reason.BAD_JSON),
+    "escape that ends the line": (b'{"messages": "\\', Reason.BAD_JSON),
+    "string without an end": (b'{"messages": "hello}', Reason.BAD_JSON),
+    "key without quotes": (b"{messages: []}", Reason.BAD_JSON),
+    "curly quotes": ("{“messages”: []}".encode(), Reason.BAD_JSON),
+    "bidirectional marks outside of a string": ("\u202e".encode() + GOOD_LINES[0], Reason.BAD_JSON),
+    "zero-width space outside of a string": ("\u200b".encode() + GOOD_LINES[0], Reason.BAD_JSON),
+    "no-break space outside of a string": ("\u00a0".encode() + GOOD_LINES[0], Reason.BAD_JSON),
+    "line separator instead of a line feed": (GOOD_LINES[0] + "\u2028".encode() + GOOD_LINES[1], Reason.SEVERAL_VALUES),
+    "Python's words": (b"{'messages': None, 'ok': True}", Reason.BAD_JSON),
+    "True": (GOOD_LINES[0][:-1] + b', "ok": True}', Reason.BAD_JSON),
+    "undefined": (GOOD_LINES[0][:-1] + b', "x": undefined}', Reason.BAD_JSON),
+    "number with a plus": (GOOD_LINES[0][:-1] + b', "x": +1}', Reason.BAD_JSON),
+    "number with a zero before": (GOOD_LINES[0][:-1] + b', "x": 017}', Reason.BAD_JSON),
+    "number in hexadecimal": (GOOD_LINES[0][:-1] + b', "x": 0x10}', Reason.BAD_JSON),
+    "number without a digit behind the point": (GOOD_LINES[0][:-1] + b', "x": 1.}', Reason.BAD_JSON),
+    "true": (b"true", Reason.NOT_AN_OBJECT),
+    "HTML": (b"<html><body>502 Bad Gateway</body></html>", Reason.BAD_JSON),
+    "CSV": (b"prompt,completion", Reason.BAD_JSON),
+    "merge conflict": (b"<<<<<<< HEAD", Reason.BAD_JSON),
+    "base64": (b"eyJtZXNzYWdlcyI6IFtdfQ==", Reason.BAD_JSON),
+    "compressed": (b"rows \x1f\x8b\x08\x00", Reason.INVALID_UTF8),
     "empty object": (b"{}", Reason.EMPTY_ROW),
     "nulls only": (b'{"messages": null}', Reason.EMPTY_ROW),
     "messages missing": (b'{"text": "hello"}', Reason.MISSING_COLUMN),
@@ -174,7 +208,7 @@ def test_a_bad_line_is_named_and_the_others_are_kept(tmp_path: Path, fault: str,
 
 
 @pytest.mark.parametrize("position", POSITIONS)
-@pytest.mark.parametrize("fault", [name for name in BAD_LINES if name not in ("comma after the line",)])
+@pytest.mark.parametrize("fault", [name for name in BAD_LINES if name not in ("comma after the line", "CSV")])
 def test_a_bad_element_of_an_array_leaves_the_others(tmp_path: Path, fault: str, position: str) -> None:
     bad, reason = BAD_LINES[fault]
     index = POSITIONS[position]
@@ -187,7 +221,84 @@ def test_a_bad_element_of_an_array_leaves_the_others(tmp_path: Path, fault: str,
     (entry,) = ledger.quarantine
     assert (entry.row, entry.line) == (index, None)
     # Where brackets do not match, an array can only be told to be bad, not why.
-    assert entry.reason == reason or fault in ("torn", "two objects", "carriage returns as line ends")
+    open_ended = (
+        "torn",
+        "two objects",
+        "carriage returns as line ends",
+        "escape that ends the line",
+        "string without an end",
+    )
+    assert entry.reason == reason or fault in open_ended
+
+
+def mixed(tmp_path: Path) -> tuple[Path, int]:
+    """Write a file with every kind of bad line at its beginning, in its middle and at its end; return it and its good rows."""
+    good = [json.dumps({**GOOD[0], "number": number}).encode() for number in range(200)]
+    bad = [line for line, _ in BAD_LINES.values()]
+    file = tmp_path / "rows.jsonl"
+    file.write_bytes(b"\n".join([*bad, *good[:100], *bad, *good[100:], *bad]))
+    return file, len(good)
+
+
+def test_every_kind_at_every_place_of_one_file_is_accounted_for(
+    tmp_path: Path, figure: Callable[[str, str], None]
+) -> None:
+    file, num_good = mixed(tmp_path)
+    kept, ledger = read(file)
+    assert len(kept) == num_good
+    assert len(ledger.quarantine) == 3 * len(BAD_LINES)
+    assert ledger.totals.rows == num_good + 3 * len(BAD_LINES)
+    assert ledger.totals.dropped == Counter(reason for _, reason in BAD_LINES.values() for _ in range(3))
+    assert len(BAD_LINES) >= 60
+    figure(
+        "kinds of bad lines, at first, middle and last place: accounted for",
+        f"{len(BAD_LINES)} of {len(BAD_LINES)}; {num_good} good + {len(ledger.quarantine)} quarantined = {ledger.totals.rows:,} rows",
+    )
+
+
+def test_a_reader_that_drops_a_line_without_a_word_is_found_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The negative control: a row that is rejected and not booked leaves books that do not balance."""
+    file, _ = mixed(tmp_path)
+    reject = Ledger.reject
+
+    def forgetful(self: Ledger, source: str, origin: Origin, reason: str, cause: str, *, excerpt: str = "") -> None:
+        if reason != Reason.HUGE_NUMBER:
+            reject(self, source, origin, reason, cause, excerpt=excerpt)
+
+    monkeypatch.setattr(Ledger, "reject", forgetful)
+    with pytest.raises(DataError, match="rows"):
+        read(file)
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-32-le"])
+@pytest.mark.parametrize("position", ["middle", "last"])
+def test_a_line_in_a_wide_encoding_is_one_bad_line(tmp_path: Path, encoding: str, position: str) -> None:
+    """At the first place it is taken for the encoding of the file, which is refused as a whole: see test_data_bad_files.py."""
+    index = POSITIONS[position]
+    wide = GOOD_LINES[0].decode().encode(encoding)
+    file = tmp_path / "rows.jsonl"
+    file.write_bytes(b"\n".join([*GOOD_LINES[:index], wide, *GOOD_LINES[index:]]))
+    kept, ledger = read(file)
+    assert kept == ["q0", "q1", "q2", "q3"]
+    assert ledger.totals.dropped == {Reason.BAD_JSON: 1}
+
+
+@pytest.mark.parametrize("position", POSITIONS)
+def test_a_line_of_100_mb_at_any_place_is_one_bad_line(tmp_path: Path, position: str) -> None:
+    index = POSITIONS[position]
+    file = tmp_path / "rows.jsonl"
+    with file.open("wb") as out:
+        for number, line in enumerate([*GOOD_LINES[:index], b"", *GOOD_LINES[index:]]):
+            out.write(line or b'{"messages": "')
+            for _ in range(0 if line else 100):
+                out.write(b"x" * 2**20)
+            out.write(b"\n" if number < 4 else b"")
+    kept, ledger = read(file)
+    assert kept == ["q0", "q1", "q2", "q3"]
+    assert ledger.totals.dropped == {Reason.LINE_TOO_LONG: 1}
+    assert ledger.totals.rows == 5
 
 
 @pytest.mark.parametrize("fault", ["torn", "messages empty", "role unknown"])
@@ -236,7 +347,14 @@ def test_many_bad_rows_are_listed_in_part(tmp_path: Path) -> None:
 
 
 def test_good_rows_with_unusual_characters_are_kept_as_they_are(tmp_path: Path) -> None:
-    texts = ["line\u2028separator\u2029\x85", "\\u0000 escaped \u0007", "😀", "a\r\nb", "﻿bom inside"]
+    texts = [
+        "right \u202e to \u2066left\u2069",
+        "line\u2028separator\u2029\x85",
+        "\\u0000 escaped \u0007",
+        "😀",
+        "a\r\nb",
+        "﻿bom inside",
+    ]
     rows = [json.dumps({"prompt": text, "completion": "ok"}, ensure_ascii=False) for text in texts[:1] + texts[2:]]
     rows.insert(1, json.dumps({"prompt": texts[1], "completion": "ok"}))
     rows.append('{"prompt": "\\ud83d\\ude00", "completion": "ok"}')  # a pair of surrogates is a character
