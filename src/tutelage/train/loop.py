@@ -115,9 +115,8 @@ def _train(look: Look, *, resume: bool, accept_changed: Collection[Changed]) -> 
         if found is not None:
             progress.state, saver.saved_step = found, found.step
         journal.forget_after(progress.state.step, rolled_back=len(progress.state.rolled_back))
-    saver.begin(scene.model, scene.optimiser, progress.state)
-
     look.stop.is_worth_saving = True  # from here on a signal waits for the edge of a step
+    saver.begin(scene.model, scene.optimiser, progress.state)
     with noting_out_of_memory(look, progress):
         return _learn(look, progress)
 
