@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tutelage.cli.configuration import ConfigWords, PresetName, resolve
+from tutelage.cli.loading import loading
 from tutelage.cli.train import AcceptChanged, DryRun, Resume
 
 
@@ -24,8 +25,9 @@ def run(
 
     with stop_on_signals() as stop:
         resolved = resolve(words, preset=preset)
-        from tutelage.cli.training import run_training, what_may_change
-        from tutelage.train.trainee import Start
+        with loading():
+            from tutelage.cli.training import run_training, what_may_change
+            from tutelage.train.trainee import Start
 
         accepted = what_may_change(accept_changed)
         run_training(resolved, start=Start.RANDOM, dry_run=dry_run, resume=resume, accept_changed=accepted, stop=stop)

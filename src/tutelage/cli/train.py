@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from tutelage.cli.configuration import ConfigWords, PresetName, resolve
+from tutelage.cli.loading import loading
 
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Show the plan (documents, tokens, packs, steps, memory) and stop.")
@@ -51,8 +52,9 @@ def run(
 
     with stop_on_signals() as stop:  # from here on, while torch is still to be loaded
         resolved = resolve(words, preset=preset)
-        from tutelage.cli.training import run_training, what_may_change
-        from tutelage.train.trainee import Start
+        with loading():
+            from tutelage.cli.training import run_training, what_may_change
+            from tutelage.train.trainee import Start
 
         accepted = what_may_change(accept_changed)
         run_training(resolved, start=Start.WEIGHTS, dry_run=dry_run, resume=resume, accept_changed=accepted, stop=stop)

@@ -174,6 +174,11 @@ class SharedPrefixes:
     def __bool__(self) -> bool:
         return any(self.families)
 
+    def most_saved_tokens(self, order: Indices) -> int:
+        """Return a bound on the tokens that the documents of an order save together: each all that it shares with any other."""
+        deepest = np.fromiter((family[-1].tokens if family else 0 for family in self.families), dtype=np.int64)
+        return int(deepest[order].sum())
+
     def arranged(
         self, order: Indices, lengths: Indices, *, most_documents: int | None = None
     ) -> tuple[Indices, Indices]:

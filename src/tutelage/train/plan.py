@@ -19,7 +19,7 @@ from tutelage.config.schema import Config
 from tutelage.data.mixture import Mixture
 from tutelage.errors import ConfigError, DataError
 from tutelage.pack.plan import PlanOptions, Step, plan_epoch
-from tutelage.train.sharing import Sharing, find_sharing, judge_sharing
+from tutelage.train.sharing import Sharing, find_sharing, judge_sharing, require_enough
 
 SHOWN_ROWS = 10
 
@@ -90,7 +90,7 @@ def plan_run(
     """
     if sharing is not None:
         return _plan_run(documents, mixture, config, sharing)
-    found = find_sharing(documents, config)
+    found = require_enough(find_sharing(documents, config), mixture.epoch(0), lengths_of(documents))
     plan = _plan_run(documents, mixture, config, found)
     if found.prefixes is None:
         return plan

@@ -7,6 +7,8 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from itertools import islice, pairwise
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from tutelage.chat.rendered import Rendered
@@ -42,6 +44,20 @@ def find_sharing(documents: Sequence[Rendered], config: Config) -> Sharing:
         return Sharing(None, "none: NEFTune noise belongs to each document (train.neftune_alpha)")
     prefixes = find_shared_prefixes(documents, PlanOptions.from_config(config).pack_tokens)
     return Sharing(prefixes, "") if prefixes else Sharing(None, "no rows share a prefix worth it")
+
+
+def require_enough(found: Sharing, order: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64]) -> Sharing:
+    """Drop what was found where not even all of it together would be worth it in an epoch, before steps are planned with it.
+
+    Shapes: order [M] documents of the epoch, lengths [D] their tokens.
+    """
+    if found.prefixes is None:
+        return found
+    num_tokens = int(lengths[order].sum())
+    most = num_tokens / max(1, num_tokens - found.prefixes.most_saved_tokens(order))
+    if most < LEAST_REDUCTION:
+        return Sharing(None, f"no rows share a prefix worth it: at most {most:.2f}x fewer tokens")
+    return found
 
 
 def judge_sharing(found: Sharing, num_tokens: int, computed_tokens: int) -> Sharing:
