@@ -141,7 +141,12 @@ def test_a_run_on_documents_from_the_cache_is_the_same_run(place: Path, tmp_path
 
 
 def test_samples_show_the_same_prompts_before_and_after(place: Path, tmp_path: Path, capsys: Any) -> None:
-    assert tutelage(sft(place, tmp_path / "run", 'sample.prompts=["Who is number 3?"]', "train.max_steps=2")) == 0
+    assert (
+        tutelage(
+            sft(place, tmp_path / "run", 'sample.prompts=["Who is number 3?"]', "sample.count=4", "train.max_steps=2")
+        )
+        == 0
+    )
     samples = jsonl.read(tmp_path / "run" / "samples.jsonl")
     assert {sample["step"] for sample in samples} == {0, 1, 2}
     assert {sample["prompt"][-1]["content"] for sample in samples} == {"Who is number 3?"}
