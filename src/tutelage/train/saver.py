@@ -7,7 +7,7 @@ same place, the edge of a step. So a background thread never has to talk to othe
 from __future__ import annotations
 
 import time
-from threading import Thread
+from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 
 import torch
@@ -40,9 +40,10 @@ class Saver:
         """Step of the newest checkpoint on the disk, as far as this run knows."""
         self._journal, self._narrator, self._stop, self._config = journal, narrator, stop, config
         self._verifier = Verifier()
-        self._thread: Thread | None = None
+        self._background = ThreadPoolExecutor(max_workers=1, thread_name_prefix="save")
+        self._writing: Future[None] | None = None
         self._pending: int | None = None  # step of a save whose end has not been looked at
-        self._error: Exception | None = None
+        self._error: OSError | None = None
         self._failures = 0
 
     def __enter__(self) -> Saver:
@@ -51,8 +52,7 @@ class Saver:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._thread is not None:  # whatever ended the run: what is being written becomes whole
-            self._thread.join()
+        self._background.shutdown(wait=True)  # whatever ended the run: what is being written becomes whole
 
     def begin(self, model: torch.nn.Module, optimiser: torch.optim.Optimizer, state: RunState) -> None:
         """Save before the first step of a run that keeps checkpoints: whether saving works shows now, not after hours.
@@ -84,11 +84,12 @@ class Saver:
         taken = snapshot(model, optimiser, state, copied=in_background)
         self._pending = state.step
         if taken is not None and in_background:
-            self._thread = Thread(target=self._write, args=(taken,), name=f"save of step {state.step}")
-            self._thread.start()
-            return
-        if taken is not None:
-            self._write(taken)
+            self._writing = self._background.submit(self._write, taken)
+        elif taken is not None:
+            try:
+                self._write(taken)
+            except OSError as error:
+                self._error = error
         if not in_background:
             self.settle(must=must)
 
@@ -108,10 +109,9 @@ class Saver:
         """
         if self._pending is None:
             return
-        if self._thread is not None:
-            self._thread.join()
-        step, error = self._pending, self._error
-        self._thread = self._pending = self._error = None
+        error = self._error if self._writing is None else self._writing.exception()  # waits for its end
+        step = self._pending
+        self._writing = self._pending = self._error = None
         failed = agree.any_rank(error is not None, agree.device_of_sums())
         if not failed:
             self.saved_step, self._failures = step, 0
@@ -149,7 +149,7 @@ class Saver:
             raise failure
 
     def _is_writing(self) -> bool:
-        return self._thread is not None and self._thread.is_alive()
+        return self._writing is not None and not self._writing.done()
 
     def _left(self) -> str:
         return "" if self.saved_step is None else f". The checkpoint of step {self.saved_step} is untouched"
@@ -157,11 +157,8 @@ class Saver:
     def _write(self, taken: Snapshot) -> None:
         run, began = self._journal.run, time.perf_counter()
         folder = run.checkpoint(taken.state.step)
-        try:
-            write_snapshot(folder, taken)
-            if agree.is_main():
-                self._verifier.wrote(folder)
-                keep_newest(run, self._config.keep_checkpoints, self._verifier)
-        except Exception as error:  # noqa: BLE001 - raised by `settle`, on every rank at once
-            self._error = error
+        write_snapshot(folder, taken)
+        if agree.is_main():
+            self._verifier.wrote(folder)
+            keep_newest(run, self._config.keep_checkpoints, self._verifier)
         self._stop.took("save", time.perf_counter() - began)

@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from tutelage.cli import training
-from tutelage.cli.training import BarNarrator, LineNarrator, Speed, open_run
+from tutelage.cli.training import BarNarrator, LineNarrator, Speed, open_run, what_may_change
 from tutelage.config.schema import Config
 from tutelage.errors import ConfigError, RunDirError
+from tutelage.train.resume import Changed
 
 PLAN: Any = SimpleNamespace(num_steps=100, num_tokens=200_000)
 
@@ -117,3 +118,10 @@ def test_the_plan_tells_what_was_left_out_of_it() -> None:
     assert rows["source chats"] == "26.0% of the trained tokens (asked: 25.0%)"
     whole = {**description, "dropped_rows": {}, "dropped_tokens": 0}
     assert "left out" not in dict(training.plan_rows(whole))
+
+
+def test_what_has_changed_is_accepted_by_name_alone() -> None:
+    assert what_may_change(None) == frozenset()
+    assert what_may_change(["data", "tokenizer"]) == {Changed.DATA, Changed.TOKENIZER}
+    with pytest.raises(ConfigError, match="--accept-changed everything: there is config, data, tokenizer"):
+        what_may_change(["everything"])

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from sample_documents import random_documents
 from tiny import tiny_model
 from tutelage.config.schema import Optimiser, TrainConfig
 from tutelage.errors import RunDirError
+from tutelage.files import manifest
 from tutelage.files.manifest import Verifier
 from tutelage.files.rundir import RunDir
 from tutelage.train import checkpoint
@@ -89,6 +91,58 @@ def test_a_better_best_replaces_the_former_one(tmp_path: Path) -> None:
         for step in (1, 2, 2):
             checkpoint.save_best(run, trained(0)[0], state_at(step), Verifier())
         assert [folder.name for folder in run.checkpoints.iterdir()] == ["best-step-000002"]
+
+
+def saved(run: RunDir, *steps: int, best: int = 0) -> None:
+    for step in steps:
+        state = replace(state_at(step), improvement=Improvement().after(1.0, best) if best else Improvement())
+        checkpoint.save_checkpoint(run.checkpoint(step), *trained(0), state)
+
+
+def damage(folder: Path) -> None:
+    with (folder / "weights.safetensors").open("r+b") as content:
+        content.seek(-1, 2)
+        content.write(b"x")
+
+
+def test_what_is_kept_is_counted_in_whole_checkpoints(tmp_path: Path) -> None:
+    with RunDir.create(tmp_path / "run") as run:
+        saved(run, 1, 2, 3, 4)
+        damage(run.checkpoint(4))
+        checkpoint.keep_newest(run, 2, Verifier())
+        assert run.checkpoint_steps() == [2, 3, 4]
+        damage(run.checkpoint(3))
+        checkpoint.keep_newest(run, 1, Verifier())
+        assert run.checkpoint_steps() == [2, 3, 4]
+        assert checkpoint.newest_whole_checkpoint(run)[0] == run.checkpoint(2)
+
+
+def test_what_this_process_wrote_is_not_read_again_until_it_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+    really = manifest.verify_manifest
+    monkeypatch.setattr(manifest, "verify_manifest", lambda folder: (read.append(folder.name), really(folder))[1])
+    with RunDir.create(tmp_path / "run") as run:
+        saved(run, 1, 2)
+        verifier = Verifier()
+        verifier.wrote(run.checkpoint(1))
+        checkpoint.keep_newest(run, 2, verifier)
+        checkpoint.keep_newest(run, 2, verifier)
+        assert read == ["step-000002"]
+        damage(run.checkpoint(1))
+        assert not verifier.is_whole(run.checkpoint(1))
+
+
+def test_best_weights_stay_while_a_checkpoint_goes_on_with_them(tmp_path: Path) -> None:
+    with RunDir.create(tmp_path / "run") as run:
+        checkpoint.save_best(run, trained(0)[0], state_at(2), Verifier())
+        saved(run, 3, best=2)
+        checkpoint.save_best(run, trained(0)[0], state_at(4), Verifier())
+        assert {folder.name[-1] for folder in run.checkpoints.glob("best-*")} == {"2", "4"}
+        saved(run, 5, best=4)
+        checkpoint.keep_newest(run, 1, Verifier())
+        assert {folder.name[-1] for folder in run.checkpoints.glob("best-*")} == {"4"}
 
 
 def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
