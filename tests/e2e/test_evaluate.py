@@ -93,3 +93,27 @@ def test_a_model_folder_needs_its_base_and_data(place: Path) -> None:
     assert [measure["key"] for measure in content["measures"]] == ["forgetting.text"]
     assert content["token_shift"] is None and content["answers"] == []
     assert not (place / "run" / "final" / "evaluation.json").exists()
+
+
+def test_files_of_tasks_are_scored_for_both_models(place: Path, tmp_path: Path) -> None:
+    tasks = [
+        {
+            "question": f"Who lives at number {number}?",
+            "choices": [f"with great pleasure, {ANSWERS[number % 7]}", "zz qq xx"],
+            "answer": 0,
+        }
+        for number in range(12)
+    ]
+    (tmp_path / "choices.jsonl").write_text("".join(json.dumps(task) + "\n" for task in tasks))
+    no_comma = {"prompt": "Who lives here?", "instruction_id_list": ["punctuation:no_comma"], "kwargs": [{}]}
+    (tmp_path / "constraints.jsonl").write_text(json.dumps(no_comma) + "\n" + json.dumps(no_comma) + "\n")
+    words = ["--tasks", str(tmp_path / "choices.jsonl"), "--tasks", str(tmp_path / "constraints.jsonl"), "--json"]
+    final = [str(place / "run" / "final"), "--base", str(place / "model"), "--max-new-tokens", "8"]
+    ended = CliRunner().invoke(app, ["eval", *final, *words], catch_exceptions=False)
+    assert ended.exit_code == 0, ended.output
+    found = {measure["key"]: measure for measure in json.loads(ended.stdout)["measures"]}
+    assert set(found) == {"task.choices.jsonl.strict", "task.constraints.jsonl.strict", "task.constraints.jsonl.loose"}
+    assert found["task.choices.jsonl.strict"]["tuned"] == 1.0
+    assert found["task.choices.jsonl.strict"]["items"] == 12
+    ended = CliRunner().invoke(app, ["eval", *final, "--tasks", str(tmp_path / "none.jsonl")])
+    assert "does not exist" in str(ended.exception)

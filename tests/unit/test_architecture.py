@@ -24,7 +24,7 @@ FLOORS = (
     {"config", "files"},
     {"data", "chat"},
     {"pack", "model", "parallel"},
-    {"train", "generate"},
+    {"train", "generate", "verify"},
     {"evaluate"},
     {"lab", "report", "cli"},
 )
@@ -42,16 +42,17 @@ ARROWS: dict[str, set[str]] = {
     "model": {"config", "files", "data", "chat", "pack", "parallel"},
     "generate": {"config", "files", "data", "chat", "pack", "model", "parallel"},
     "train": {"config", "files", "data", "chat", "pack", "model", "parallel"},
-    "evaluate": {"config", "files", "data", "chat", "pack", "model", "generate", "train"},
+    "verify": {"config", "files", "data"},
+    "evaluate": {"config", "files", "data", "chat", "pack", "model", "generate", "train", "verify"},
     "report": {"config", "files"},  # it reads run files only
     "lab": {"config", "files", "data", "chat", "pack", "model", "parallel", "generate", "train"},
     "cli": {
         *("config", "files", "data", "chat", "pack", "model", "parallel"),
-        *("generate", "train", "evaluate", "lab", "report"),
+        *("generate", "train", "verify", "evaluate", "lab", "report"),
     },
 }
 
-WITHOUT_TORCH = ("config", "files", "data", "chat")
+WITHOUT_TORCH = ("config", "files", "data", "chat", "verify")
 HEAVY = ("torch", "transformers", "peft", "datasets", "pyarrow")
 
 FORBIDDEN_NAMES = {"utils", "util", "common", "misc", "helper", "helpers", "base", "manager", "managers", "core"}

@@ -39,6 +39,14 @@ def run(
             show_default=False,
         ),
     ] = None,
+    tasks: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FILE",
+            help="Tasks that code can score: constraints as in IFEval, numbers as in GSM8K, exact answers, choices.",
+            show_default=False,
+        ),
+    ] = None,
     prompts: Annotated[int, typer.Option(min=0, help="Held-out prompts that both models answer.")] = 200,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer in tokens.")] = 128,
     out: Annotated[
@@ -55,6 +63,7 @@ def run(
     Examples:
         tutelage eval runs/mine
         tutelage eval my-model --base Qwen/Qwen3-0.6B --held-out chats.jsonl --held-out texts.jsonl
+        tutelage eval runs/mine --tasks ifeval.jsonl --tasks gsm8k_test.jsonl.gz --max-new-tokens 512
     """
     import torch
 
@@ -62,11 +71,11 @@ def run(
     from tutelage.files.atomic import write_json
     from tutelage.files.encode import encode_json
 
-    config, tuned, kept = _resolve(model, base, held_out or [])
+    config, tuned, kept = _resolve(model, base, held_out or [], needs_data=not tasks)
     place = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
     size = Size(prompts=prompts, max_new_tokens=max_new_tokens)
     with _progress() as progress:
-        found = evaluate(config, tuned, device=place, size=size, progress=progress)
+        found = evaluate(config, tuned, device=place, size=size, task_files=tasks or (), progress=progress)
     target = out or kept
     if target is not None:
         write_json(target, found.to_json())
@@ -82,7 +91,9 @@ def run(
         output().print(f"report    {write_report(model)}", markup=False, soft_wrap=True)
 
 
-def _resolve(model: Path, base: str | None, held_out: list[str]) -> tuple[Config, Path, Path | None]:
+def _resolve(
+    model: Path, base: str | None, held_out: list[str], *, needs_data: bool
+) -> tuple[Config, Path, Path | None]:
     """Return the configuration of the base and its data, the folder of the tuned model, and the run's file for the figures.
 
     Raises: RunDirError when a run has no result yet; ConfigError when a model comes without its base or without data.
@@ -98,9 +109,11 @@ def _resolve(model: Path, base: str | None, held_out: list[str]) -> tuple[Config
         if not run.final.is_dir():
             raise RunDirError(f"{model} has no result yet", mend="let it end first: `tutelage train --resume`")
         return load_config(run.config, words).config, run.final, run.evaluation
-    if not base or not held_out:
-        missing = "--base MODEL" if not base else "--held-out FILE"
+    if not base or (needs_data and not held_out):
+        missing = "--base MODEL" if not base else "--held-out FILE or --tasks FILE"
         raise ConfigError(f"{model} is not a run directory, so its data and base are not known", mend=f"give {missing}")
+    template = model / "chat_template.jinja"  # both models are asked in the template that the tuned one was tuned in
+    words += [f"model.template={json.dumps(str(template))}"] if template.is_file() else []
     return load_config(None, words).config, model, None
 
 

@@ -15,6 +15,7 @@ from tutelage.evaluate import style
 from tutelage.evaluate.knowledge import Disputed
 from tutelage.evaluate.observe import Answer, Likelihoods, Losses, Task
 from tutelage.evaluate.stats import Change, Tallies, change, change_between
+from tutelage.evaluate.tasks import Check, ScorableTask
 
 UNSHIFTED_RANK, MARGINAL_RANK = 0, 2
 """Ranks in the base of what the tuned model says: its own choice, and up to its third. Source: Lin et al. 2023, arXiv 2312.01552."""
@@ -201,6 +202,21 @@ def of_answers(
     title = f"answers that recite {style.COPIED_WORDS} words"
     add("style.recited", title, "share", copies, Better.NEITHER, Group.STYLE)
     return measures
+
+
+def of_tasks(name: str, tasks: Sequence[ScorableTask], base: Sequence[str], tuned: Sequence[str]) -> list[Measure]:
+    """Return the share of points that both reach in a file of tasks; of constraints also loosely."""
+    sides = [[task.score(text) for task, text in zip(tasks, said, strict=True)] for said in (base, tuned)]
+    found = []
+    for kind in ("strict", "loose"):
+        if kind == "loose" and all(task.check is not Check.CONSTRAINTS for task in tasks):
+            continue
+        before, after = (Tallies.of([(getattr(one, kind), one.points) for one in side]) for side in sides)
+        title = f"right: {name}" + (", loosely" if kind == "loose" else "")
+        found.append(
+            Measure(f"task.{name}.{kind}", title, "share", Group.LEARNING, Better.HIGHER, change(before, after))
+        )
+    return found
 
 
 @dataclass(frozen=True)

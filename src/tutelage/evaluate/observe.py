@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -87,9 +88,16 @@ def _of_like_length(lengths: Sequence[int], slots: int) -> list[list[int]]:
     return groups
 
 
+class Asked(Protocol):
+    """Something that a model answers."""
+
+    @property
+    def messages(self) -> Sequence[Message]: ...
+
+
 @dataclass(frozen=True)
 class Task:
-    """A prompt to answer: its messages, the answer that the data have for it, and the row that it is of."""
+    """A held-out prompt: its messages, the answer that the data have for it, and the row that it is of."""
 
     messages: tuple[Message, ...]
     reference: str
@@ -106,7 +114,7 @@ class Answer:
     stopped: bool
 
 
-def answer_tasks(subject: Subject, tasks: Sequence[Task], progress: Progress, *, max_new_tokens: int) -> list[Answer]:
+def answer_tasks(subject: Subject, tasks: Sequence[Asked], progress: Progress, *, max_new_tokens: int) -> list[Answer]:
     """Answer every task greedily."""
     renderer = subject.renderer
     prompts = [tuple(renderer.prompt_ids(task.messages)) for task in tasks]
@@ -159,6 +167,28 @@ def likelihoods(subject: Subject, answers: Sequence[Answer], progress: Progress)
                 found[number] = Likelihoods(log_S[own], rank_S[own])
             progress("comparing tokens", len(found), len(documents))
     return [found[number] for number in range(len(documents))]
+
+
+def choose(subject: Subject, asked: Sequence[Asked], choices: Sequence[Sequence[str]], progress: Progress) -> list[str]:
+    """Return for each prompt the choice that the model finds likeliest, by the mean over its bytes."""
+    tokenizer, offered = subject.renderer.tokenizer, []
+    for task, texts in zip(asked, choices, strict=True):
+        prompt = tuple(subject.renderer.prompt_ids(task.messages))
+        offered += [
+            Answer(prompt, tuple(map(int, tokenizer.encode_inert(text, after_control=True).ids)), text, True)
+            for text in texts
+        ]
+    found = likelihoods(subject, offered, progress)
+    per_byte = [
+        float(one.log_probability.sum()) / max(1, len(answer.text.encode()))
+        for one, answer in zip(found, offered, strict=True)
+    ]
+    chosen, start = [], 0
+    for texts in choices:
+        own = per_byte[start : start + len(texts)]
+        chosen.append(texts[own.index(max(own))])
+        start += len(texts)
+    return chosen
 
 
 def as_document(answer: Answer) -> Rendered:

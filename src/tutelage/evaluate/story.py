@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,6 +32,7 @@ from tutelage.evaluate.observe import (
 )
 from tutelage.evaluate.style import COPIED_WORDS, Phrase, grown_phrases
 from tutelage.evaluate.subject import Subject, load_base, load_tuned
+from tutelage.evaluate.tasks import ScorableTask, answer_all, read_tasks
 from tutelage.evaluate.training import Exchanges, exchanges_of, supervised_bytes
 from tutelage.train.prepare import Prepared, prepare
 
@@ -95,12 +96,13 @@ class Evaluation:
 class Work:
     """What both models are given. `trained` and `held_out` are documents of each source by its name.
 
-    `training` and `asked` are what their conversations say, as text: of the trained side and of the one held out.
+    `scorable` are the files of tasks that code can score, by name; `training` and `asked` are what their conversations say, as text: of the trained side and of the one held out.
     """
 
     trained: dict[str, Sequence[Rendered]]
     held_out: dict[str, Sequence[Rendered]]
     tasks: tuple[Task, ...]
+    scorable: Mapping[str, Sequence[ScorableTask]]
     training: Exchanges
     asked: Exchanges
 
@@ -111,17 +113,23 @@ class Work:
 
 
 def evaluate(
-    config: Config, tuned: Path, *, device: torch.device, size: Size | None = None, progress: Progress
+    config: Config,
+    tuned: Path,
+    *,
+    device: torch.device,
+    size: Size | None = None,
+    task_files: Sequence[Path] = (),
+    progress: Progress,
 ) -> Evaluation:
-    """Compare the model in `tuned` with its base, the model of `config`, on the held-out data of `config`.
+    """Compare the model in `tuned` with its base, the model of `config`, on the held-out data of `config` and on files of tasks.
 
     One model is in memory at a time.
 
-    Raises: DataError when nothing is held out; whatever preparing data and loading models raise.
+    Raises: DataError when nothing is held out and there are no tasks; whatever preparing data and loading models raise.
     """
     size = size or Size()
     prepared = prepare(config, progress=progress, lenient=True)
-    work = gather_work(prepared, size)
+    work = gather_work(prepared, size, {path.name: read_tasks(path) for path in task_files})
     probes = work.documents[:3]
     after = _see(load_tuned(tuned, config, probes, device), work, size, _of("tuned model", progress))
     base = load_base(config, prepared.renderer, probes, device)
@@ -135,21 +143,22 @@ def _of(name: str, progress: Progress) -> Progress:
     return lambda what, done, count: progress(f"{name}: {what}", done, count)
 
 
-def gather_work(prepared: Prepared, size: Size) -> Work:
+def gather_work(prepared: Prepared, size: Size, scorable: Mapping[str, Sequence[ScorableTask]]) -> Work:
     """Choose documents and prompts.
 
-    Raises: DataError when nothing is held out.
+    Raises: DataError when nothing is held out, and there are no tasks.
     """
-    if not prepared.held_out:
+    if not prepared.held_out and not scorable:
         raise DataError(
             "nothing is held out, so there is nothing that the model has not seen",
-            mend="give files with --held-out, or set data.held_out or data.held_out_fraction",
+            mend="give files with --held-out or --tasks, or set data.held_out or data.held_out_fraction",
         )
     tasks = [_task(record) for record in prepared.held_out_records if isinstance(record, Conversation)]
     return Work(
         trained=_by_source(prepared.documents),
         held_out=_by_source(prepared.held_out),
         tasks=tuple(task for task in tasks if task is not None)[: size.prompts],
+        scorable=scorable,
         training=exchanges_of(prepared.documents, prepared.tokenizer),
         asked=exchanges_of(prepared.held_out, prepared.tokenizer),
     )
@@ -177,12 +186,14 @@ def _task(conversation: Conversation) -> Task | None:
 
 @dataclass(frozen=True, eq=False)
 class _Seen:
-    """What one model did: losses of all documents of the work, again in other batches, its answers, likelihoods of those read."""
+    """What one model did: losses of all documents of the work, again in other batches, its answers, likelihoods of those read, and what it
+    said to each file of tasks."""
 
     losses: Losses
     again: Losses
     answers: list[Answer]
     likelihoods: list[Likelihoods]
+    said: Mapping[str, list[str]]
 
 
 def _see(
@@ -196,6 +207,10 @@ def _see(
         again=document_losses(subject, documents, progress, micro_tokens=MICRO_TOKENS // 2),
         answers=answers,
         likelihoods=likelihoods(subject, answers if read is None else read, progress),
+        said={
+            name: answer_all(subject, tasks, progress, max_new_tokens=size.max_new_tokens)
+            for name, tasks in work.scorable.items()
+        },
     )
 
 
@@ -211,6 +226,8 @@ def _conclude(
 ) -> Evaluation:
     trained, held_out = _reads(work, before, after, tokenizer)
     found = [measures.forgetting(read) if read.is_text else measures.learning(read) for read in held_out.values()]
+    for name, tasks in work.scorable.items():
+        found += measures.of_tasks(name, tasks, before.said[name], after.said[name])
     contrasts = [measures.by_heart(trained[name], held_out[name]) for name in sorted(trained.keys() & held_out.keys())]
     contrasts += [measures.disputed(disputed)] if disputed.trained else []
     phrases: list[Phrase] = []
