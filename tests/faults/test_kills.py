@@ -6,7 +6,6 @@ whole checkpoint, takes steps and saves after each, until it is killed; a kill i
 
 from __future__ import annotations
 
-import hashlib
 import os
 import random
 import shutil
@@ -20,57 +19,19 @@ import pytest
 import torch
 
 from crash import in_child, kill_at
-from tiny import tiny_model
-from tutelage.config.schema import TrainConfig
+from small_learner import KEEP, Learner, digest, learner, save, straight, take_step
+from tiny import tiny_folder
+from tiny_runs import configuration, outcome, write_texts
+from tutelage.cli.training import open_run
 from tutelage.errors import TutelageError
 from tutelage.files import jsonl
 from tutelage.files.atomic import STAGING_PREFIX, remove_staging
-from tutelage.files.manifest import Verifier
 from tutelage.files.rundir import RunDir
-from tutelage.train.checkpoint import RunState, keep_newest, load_checkpoint, newest_whole_checkpoint, save_checkpoint
-from tutelage.train.optim import build_optimiser
-from tutelage.train.stop import Improvement
+from tutelage.generate.local import generate
+from tutelage.train.checkpoint import load_checkpoint, newest_whole_checkpoint
+from tutelage.train.loop import train
 
 LEAST_INSIDE = 0.3
-KEEP = 2
-Learner = tuple[torch.nn.Module, torch.optim.Optimizer]
-
-
-def learner() -> Learner:
-    model = tiny_model("llama_tied")
-    return model, build_optimiser(model, TrainConfig(learning_rate=0.01))
-
-
-def take_step(trained: Learner, step: int) -> None:
-    """Take a step that depends on all before it; the gradient is drawn, as how it is made does not matter here."""
-    model, optimiser = trained
-    draw = torch.Generator().manual_seed(step)
-    for parameter in model.parameters():
-        parameter.grad = torch.randn(parameter.shape, generator=draw)
-    optimiser.step()
-
-
-def digest(trained: Learner) -> str:
-    """Hash weights and moments."""
-    model, optimiser = trained
-    state = [moment for p in model.parameters() for _, moment in sorted(optimiser.state.get(p, {}).items())]
-    content = b"".join(tensor.detach().numpy().tobytes() for tensor in [*model.parameters(), *state])
-    return hashlib.sha256(content).hexdigest()
-
-
-def straight(num_steps: int) -> list[str]:
-    """Return the hash after every step of a run that nothing befalls, from 0 on."""
-    trained = learner()
-    found = [digest(trained)]
-    for step in range(1, num_steps + 1):
-        take_step(trained, step)
-        found.append(digest(trained))
-    return found
-
-
-def save(run: RunDir, trained: Learner, step: int) -> None:
-    save_checkpoint(run.checkpoint(step), *trained, RunState(step, Improvement(), "", "", ""))
-    keep_newest(run, KEEP, Verifier())
 
 
 def save_in_place(run: RunDir, trained: Learner, step: int) -> None:
@@ -240,3 +201,61 @@ def test_a_kill_at_any_file_operation_of_a_run_that_goes_on_loses_nothing(
     assert found.lost == []
     assert found.tried > 20
     figure("named file operations of a run killed at", f"{found.tried - 1}, each leaves the newest checkpoint whole")
+
+
+REAL = (
+    "train.max_steps=4",
+    "train.checkpoint_every_steps=1",
+    "train.keep_checkpoints=1",
+    "train.early_stopping.patience=9",
+    "data.cache=off",
+)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("real")
+    tiny_folder(folder / "model", "llama_tied")
+    write_texts(folder)
+    return folder
+
+
+def train_as_the_command_does(place: Path, name: str, *changes: str) -> None:
+    """Begin the run in `place/name`, or go on with it."""
+    resolved = configuration(place, *REAL, f"run.dir={place / name}", *changes)
+    run, resumes = open_run(resolved.config, resume=False)
+    with run:
+        train(resolved, run, generate=generate, resume=resumes)
+
+
+@pytest.mark.parametrize(
+    ("every", "in_background"),
+    [
+        (97, "false"),
+        pytest.param(7, "false", marks=pytest.mark.slow),
+        pytest.param(7, "true", marks=pytest.mark.slow),
+    ],
+)
+def test_a_real_run_killed_at_a_file_operation_is_gone_on_with_by_the_same_command(
+    place: Path, every: int, in_background: str, figure: Callable[[str, str], None]
+) -> None:
+    """Its lines, its JSON files, its checkpoints, its best weights, its result: every seventh operation, or fewer."""
+    changes, name = [f"train.save_in_background={in_background}"], f"{every}-{in_background}"
+    train_as_the_command_does(place, f"straight-{name}", *changes)
+    whole, number, ended = outcome(place / f"straight-{name}"), every // 2, -signal.SIGKILL
+    tried = 0
+    while True:
+        folder = f"killed-{name}-{number}"
+        ended = in_child(lambda: (kill_at(number), train_as_the_command_does(place, folder, *changes)))  # noqa: B023
+        if ended != -signal.SIGKILL:
+            break
+        tried += 1
+        if not (place / folder / "run.json").exists() or RunDir(place / folder).status["status"] != "finished":
+            train_as_the_command_does(place, folder, *changes)
+        assert outcome(place / folder) == whole, f"killed before operation {number}"
+        assert not list((place / folder).rglob(f"{STAGING_PREFIX}*"))
+        shutil.rmtree(place / folder)
+        number += every
+    assert ended == 0
+    assert tried > 400 // every
+    figure(f"real run killed at a file operation (in the background: {in_background})", f"{tried} of {tried} the same")

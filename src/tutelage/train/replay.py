@@ -92,7 +92,8 @@ def _incident(run: RunDir, step: int) -> Mapping[str, Any]:
 
 def _left_out(lines: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """Return the lines of steps that were left out, those that a roll-back undid among them."""
-    return [step for line in lines for step in line.get("left_out", [line]) if "out_of_memory" not in step]
+    steps = [step for line in lines for step in line.get("left_out", [line])]
+    return [step for step in steps if "rows" in step and "out_of_memory" not in step]
 
 
 def _documents_of(incident: Mapping[str, Any], scene: Scene) -> list[Rendered]:
