@@ -103,8 +103,7 @@ def secret_in(text: str) -> str | None:
         ('credentials in a URL', None)
     """
     for name, value in _named_values().items():
-        is_secret = len(value) >= _SHORTEST_CERTAIN and _CERTAIN_NAME.search(name) and not _PATH.match(value)
-        if is_secret and value in text:
+        if _is_certain(name, value) and value in text:
             return f"the value of the environment variable {name}"
     return next((shape.name for shape in _CERTAIN if shape.pattern.search(text)), None)
 
@@ -120,12 +119,18 @@ def _named_values() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if _SECRET_NAME.search(name)}
 
 
+def _is_certain(name: str, value: str) -> bool:
+    """Whether the environment variable `name` holds a secret, and no path or word."""
+    return len(value) >= _SHORTEST_CERTAIN and bool(_CERTAIN_NAME.search(name)) and not _PATH.match(value)
+
+
 def _secret_values() -> list[str]:
     """Return how values of secret environment variables may be written, longest first so that none hides a part of another."""
-    values = [value for value in _named_values().values() if len(value) >= _SHORTEST_SECRET]
-    values += [
-        value.rstrip("=") for value in values if value.endswith("=")
-    ]  # as where `=` ends a key of a configuration
+    named = _named_values()
+    values = [value for value in named.values() if len(value) >= _SHORTEST_SECRET]
+    # Where a secret was typed in the wrong place it may have been taken apart, as a path or as `key=value`.
+    parts = [part for name, value in named.items() if _is_certain(name, value) for part in re.split("[/=]", value)]
+    values += [part for part in parts if len(part) >= _SHORTEST_CERTAIN]
     written = {
         form for value in values for form in (value, quote(value, safe=""), repr(value)[1:-1], json.dumps(value)[1:-1])
     }

@@ -42,6 +42,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tiny_folder(folder / "model", "llama")
     rows = [{"prompt": f"Who is number {i}?", "completion": f"The baker of {i} loaves."} for i in range(12)]
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "texts.jsonl").write_text('{"text": "The baker sells bread in the morning."}\n' * 8)
     return folder
 
 
@@ -105,6 +106,14 @@ def use_every_verb(desk: Desk, place: Path) -> None:
         "merge": desk.tutelage("merge", "lora", "merged"),
         "chat": desk.tutelage("chat", "full", "--max-new-tokens", "2", typed="Hello\n/save talk.jsonl\n"),
         "report": desk.tutelage("report", "full"),
+        "eval": desk.tutelage("eval", "full", "--held-out", rows, "--prompts", "4", "--max-new-tokens", "2"),
+        "pretrain": desk.tutelage(
+            "pretrain",
+            f"model.path={model}",
+            f"data.train.0.path={place / 'texts.jsonl'}",
+            "train.max_steps=1",
+            "run.dir=base",
+        ),
         "config explain": desk.tutelage("config", "explain"),
         "config presets": desk.tutelage("config", "presets"),
         "help": desk.tutelage("--help"),
@@ -131,6 +140,14 @@ def fail_with_words(desk: Desk, place: Path, secret: str) -> None:
     desk.tutelage("chat", secret, f"--seed={secret}")
     desk.tutelage("check", secret, "--model", secret)
     desk.tutelage("report", secret)
+    desk.tutelage("show", secret, "--model", secret)
+    desk.tutelage("pretrain", f"model.path={secret}", f"data.train.0.path={place / 'rows.jsonl'}")
+    desk.tutelage("merge", secret, secret)
+    desk.tutelage("eval", secret, "--base", secret)
+    desk.tutelage("replay", secret, "--step", secret)
+    desk.tutelage("demo", secret)
+    desk.tutelage("lab", secret)
+    desk.tutelage("config", "explain", secret, "--preset", secret)
     file = desk.folder / "run.yaml"
     file.write_text(f"model:\n  path: {json.dumps(secret)}\ntrain: [")
     desk.tutelage("train", str(file))
