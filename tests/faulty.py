@@ -7,6 +7,7 @@ In a process of its own (`Ranks`), the module forks as many ranks as it is told,
 
 from __future__ import annotations
 
+import errno
 import importlib
 import itertools
 import json
@@ -66,6 +67,8 @@ ERRORS: dict[str, Callable[[], BaseException]] = {
         "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."
     ),
     "Python memory": MemoryError,
+    "full disk": lambda: OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)),
+    "no right to write": lambda: PermissionError(errno.EACCES, os.strerror(errno.EACCES)),
 }
 
 

@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 
+from faulty import Plant, Ranks
 from tiny import tiny_folder
-from tiny_runs import Teller, go, outcome, write_texts
+from tiny_runs import Teller, configuration, go, outcome, write_texts
 from tutelage.cli.edge import guard
 from tutelage.errors import DiskFullError
 from tutelage.files import jsonl, room
@@ -161,3 +162,45 @@ def test_a_place_that_must_not_be_written_shows_before_the_first_step(
     with pytest.raises(PermissionError):
         go(place, "forbidden", *SETTINGS)
     assert not RunDir(place / "forbidden").metrics.exists()
+
+
+@pytest.fixture(scope="module")
+def ranks() -> Iterator[Ranks]:
+    with Ranks() as started:
+        yield started
+
+
+def words(place: Path, name: str, *changes: str) -> list[str]:
+    resolved = configuration(place, *SETTINGS, "train.threads=1", f"run.dir={place / name}", *changes)
+    (place / f"{name}.yaml").write_text(resolved.to_yaml())
+    return ["train", str(place / f"{name}.yaml")]
+
+
+# A rank writes weights and moments of step 0 first: its third file is of the checkpoint of step 2.
+ALONE = ("train.parallel=replicate", "train.save_in_background=true"), 0
+IN_PARTS = ("train.parallel=shard", "train.save_in_background=true"), 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "rank"), [ALONE, IN_PARTS], ids=["replicas, in the background", "a model in parts"]
+)
+def test_all_ranks_go_on_when_the_disk_of_one_is_full_for_a_save_and_stop_together_when_it_stays_so(
+    place: Path, ranks: Ranks, tmp_path: Path, changes: tuple[str, ...], rank: int
+) -> None:
+    once, always = f"{tmp_path.name}-once", f"{tmp_path.name}-always"
+    ended = ranks.run(words(place, once, *changes), Plant("save", "full disk", call=3, rank=rank))
+    assert ended.codes == [0, 0], ended.said
+    assert [line["not_saved"] for line in jsonl.read(RunDir(place / once).incidents)] == [FULL_AT]
+    assert RunDir(place / once).checkpoint_steps() == [0, NUM_STEPS]
+    assert damage(place / once) == []
+    again = tuple(range(4, 30))
+    ended = ranks.run(words(place, always, *changes), Plant("save", "full disk", call=3, also=again, rank=rank))
+    assert ended.codes == [74, 74], ended.said
+    assert damage(place / always) == []
+
+
+def test_no_rank_waits_for_one_that_cannot_save(place: Path, ranks: Ranks) -> None:
+    changes, rank = IN_PARTS
+    ended = ranks.run(words(place, "no-right", *changes), Plant("save", "no right to write", call=3, rank=rank))
+    assert 0 not in ended.codes and -9 not in ended.codes, ended.said
+    assert damage(place / "no-right") == []
