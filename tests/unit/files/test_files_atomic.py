@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import stat
 from pathlib import Path
@@ -10,7 +11,17 @@ import pytest
 
 from tutelage.errors import RunDirError
 from tutelage.files import atomic
-from tutelage.files.atomic import new_folder, remove_folder, remove_staging, write_bytes, write_json, write_text
+from tutelage.files.atomic import (
+    Digest,
+    new_folder,
+    remove_folder,
+    remove_staging,
+    set_aside,
+    write_bytes,
+    write_json,
+    write_stream,
+    write_text,
+)
 
 
 def test_a_write_replaces_the_content_and_leaves_nothing_beside_it(tmp_path: Path) -> None:
@@ -136,3 +147,19 @@ def test_removing_a_folder_frees_its_name_first(tmp_path: Path, monkeypatch: pyt
 def test_json_ends_with_a_newline_and_has_no_nan(tmp_path: Path) -> None:
     write_json(tmp_path / "a.json", {"loss": float("inf")})
     assert (tmp_path / "a.json").read_text() == '{\n  "loss": null\n}\n'
+
+
+def test_what_is_set_aside_says_so_and_takes_no_name_of_another(tmp_path: Path) -> None:
+    for expected in ("bad-step", "bad-step-2", "bad-step-3"):
+        (tmp_path / "step").mkdir()
+        assert set_aside(tmp_path / "step").name == expected
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bad-step", "bad-step-2", "bad-step-3"]
+
+
+def test_a_stream_is_hashed_as_it_is_written(tmp_path: Path) -> None:
+    parts = [b"", b"abc" * 7, bytes(atomic.STREAM_BYTES + 1)]
+    digest = write_stream(tmp_path / "file", map(memoryview, parts))
+    assert (tmp_path / "file").read_bytes() == b"".join(parts)
+    assert digest == Digest(sum(map(len, parts)), hashlib.sha256(b"".join(parts)).hexdigest())
+    with pytest.raises(FileExistsError):
+        write_stream(tmp_path / "file", [])
