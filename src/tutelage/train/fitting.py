@@ -219,7 +219,7 @@ def _reason(peak: Peak, free: float, *, gave_up: bool, began: bool) -> str:
 def ways_to_need_less(config: Config) -> str:
     """Name what would need less, of what the configuration does not do yet."""
     ways = []
-    if config.train.gradient_checkpointing not in (Checkpointing.AUTO, Checkpointing.LAYERS):
+    if config.train.gradient_checkpointing in (Checkpointing.NONE, Checkpointing.SELECTIVE):
         ways.append("train.gradient_checkpointing=auto")
     if config.train.micro_tokens is not None:
         ways.append("no train.micro_tokens")

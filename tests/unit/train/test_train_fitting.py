@@ -19,7 +19,7 @@ from tutelage.data.mixture import Mixture, MixtureSource
 from tutelage.errors import ConfigError
 from tutelage.files.rundir import RunDir
 from tutelage.model.attention import NAME, register_attention
-from tutelage.train.fitting import FILLED, KINDS, Began, Fit, fit_memory, largest_batch, predict_step
+from tutelage.train.fitting import FILLED, KINDS, Began, Fit, fit_memory, largest_batch, predict_step, ways_to_need_less
 from tutelage.train.memory import Part
 from tutelage.train.plan import plan_run
 from tutelage.train.step import StepSettings
@@ -99,6 +99,20 @@ def test_then_passes_become_smaller_and_the_documents_of_each_step_stay() -> Non
         assert sorted(got.documents) == sorted(want.documents)
         assert got.weight_sum == want.weight_sum
         assert max(sum(len(DOCUMENTS[i]) for i in pack) for pack in got.packs) <= fit.plan.slot_tokens
+
+
+@pytest.mark.parametrize(
+    ("kind", "is_named"), [("none", True), ("selective", True), ("layers", False), ("offload", False)]
+)
+def test_no_mend_would_need_more_than_what_was_asked_for(kind: str, is_named: bool) -> None:
+    config = Case(gradient_checkpointing=kind).config
+    assert ("train.gradient_checkpointing=auto" in ways_to_need_less(config)) is is_named
+
+
+def test_what_compiled_layers_cannot_do_is_not_chosen_for_them() -> None:
+    limit = Case().needs(Checkpointing.SELECTIVE)
+    assert Case().fit(limit).checkpointing is Checkpointing.SELECTIVE
+    assert Case(compile=True).fit(limit).checkpointing is Checkpointing.LAYERS
 
 
 def test_passes_that_were_asked_for_stay_as_they_are_and_the_mend_says_so() -> None:
