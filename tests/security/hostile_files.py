@@ -10,6 +10,7 @@ import json
 import pickle
 import struct
 import zipfile
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -419,4 +420,50 @@ FOLDERS: Mapping[str, Hostile] = {
         )
         for what, data in HEADER_LIES.items()
     },
+}
+
+
+def gzip_bomb(megabytes: int) -> bytes:
+    """Return a small file that is one line of so many megabytes."""
+    packer = zlib.compressobj(1, zlib.DEFLATED, 31)
+    return b"".join([*(packer.compress(bytes(2**20)) for _ in range(megabytes)), packer.flush()])
+
+
+def aliases(levels: int) -> bytes:
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{level}: &a{level} [{', '.join([f'*a{level - 1}'] * 10)}]" for level in range(1, levels)]
+    return "\n".join(lines).encode()
+
+
+# Other files: the verb that meets each, its name, and its content.
+INPUTS: Mapping[str, tuple[str, str, Callable[[Path], bytes]]] = {
+    **{f"a configuration that is {what}": ("config", "run.yaml", make) for what, make in PICKLES.items()},
+    "a configuration with a Python tag": (
+        "config",
+        "run.yaml",
+        lambda canary: f"model: !!python/object/apply:os.system ['touch {canary}']".encode(),
+    ),
+    "a configuration with a Python name": ("config", "run.yaml", lambda canary: b"model: !!python/name:os.system"),
+    "a configuration with a new Python object": (
+        "config",
+        "run.yaml",
+        lambda canary: f"a: !!python/object/new:os.system ['touch {canary}']".encode(),
+    ),
+    "a configuration with a module": ("config", "run.yaml", lambda canary: b"a: !!python/module:antigravity"),
+    "a configuration of aliases of aliases": ("config", "run.yaml", lambda canary: aliases(12)),
+    "a configuration of a quarter of a megabyte": (
+        "config",
+        "run.yaml",
+        lambda canary: b"a:\n" + b"- [1, 2]\n" * 29_000,
+    ),
+    "a configuration of ten megabytes": ("config", "run.yaml", lambda canary: b"# nothing\n" * 1_000_000),
+    "a configuration of brackets": ("config", "run.yaml", lambda canary: b"a: " + b"[" * 100_000),
+    **{f"rows that are {what}": ("data", "rows.jsonl", make) for what, make in list(PICKLES.items())[2:]},
+    "rows that are a pickle called Parquet": ("data", "rows.parquet", PICKLES["a pickle of protocol 4"]),
+    "rows compressed from 100 MB": ("data", "rows.jsonl.gz", lambda canary: gzip_bomb(100)),
+    "an array compressed from 100 MB": ("data", "rows.json.gz", lambda canary: gzip_bomb(100)),
+    "rows of brackets": ("data", "rows.jsonl", lambda canary: b"[" * 1_000_000),
+    "an array of brackets": ("data", "rows.json", lambda canary: b"[" * 1_000_000),
+    "an array of commas": ("data", "rows.json", lambda canary: b"[" + b"," * 1_000_000 + b"]"),
+    "rows of numbers without end": ("data", "rows.jsonl", lambda canary: b'{"a": ' + b"9" * 4_000_000 + b"}"),
 }

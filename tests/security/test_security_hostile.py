@@ -10,7 +10,7 @@ from pathlib import Path
 import measured
 import pytest
 import torch
-from hostile_files import FOLDERS, HEADER_LIES, PICKLES, Hostile
+from hostile_files import FOLDERS, HEADER_LIES, INPUTS, PICKLES, Hostile
 from measured import Case, Outcome, refusals
 
 from tiny import tiny_folder
@@ -69,6 +69,27 @@ def test_hostile_folders_are_refused_and_run_nothing(
         "hostile model folders: tried, executed",
         f"{len(outcomes)}, {len(executed)} ({len(HEADER_LIES)} of them lying headers); slowest refusal {slowest:.1f} s, largest {largest:.0f} MB",
     )
+
+
+def test_hostile_configurations_and_data_are_refused_and_run_nothing(
+    tmp_path: Path, figure: Callable[[str, str], None]
+) -> None:
+    cases = []
+    for number, (name, (verb, file, make)) in enumerate(INPUTS.items()):
+        place = tmp_path / str(number) / file
+        place.parent.mkdir()
+        place.write_bytes(make(tmp_path / "code-has-run"))
+        cases.append(Case(name, verb, str(place)))
+    outcomes = refusals(cases)
+    assert not (tmp_path / "code-has-run").exists()
+    wrong = {
+        name: shortcomings(
+            outcomes[name], Hostile(lambda folder, canary: None, file, kinds=("ConfigError", "DataError"))
+        )
+        for name, (_, file, _) in INPUTS.items()
+    }
+    assert {name: what for name, what in wrong.items() if what} == {}
+    figure("hostile configurations and data files: tried, executed", f"{len(INPUTS)}, 0")
 
 
 def test_there_are_as_many_lies_as_promised() -> None:

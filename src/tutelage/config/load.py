@@ -34,6 +34,7 @@ from tutelage.redact import secret_in
 
 PRESETS = Path(__file__).parent.parent / "presets"
 DEFAULT_ORIGIN = "default"
+_MOST_BYTES = 1 << 18  # YAML takes seconds a megabyte
 
 
 @dataclass(frozen=True)
@@ -174,6 +175,8 @@ def _require_known(what: str, name: str, names: list[str]) -> None:
 
 def _read_file(path: Path, *, name: str, folder: Path | None) -> Tree:
     try:
+        if path.stat().st_size > _MOST_BYTES:
+            raise ConfigError(f"{path} is larger than any configuration", mend="give the YAML file of a run")
         text = path.read_bytes().decode("utf-8-sig")
     except OSError as error:
         raise ConfigError(
