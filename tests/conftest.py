@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from faulty import Ranks
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -23,6 +27,15 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip("the shared data folder is not beside this checkout")
     return folder
+
+
+@pytest.fixture(scope="session")
+def ranks() -> Iterator[Ranks]:
+    """A process that runs the command line on forked ranks, with faults planted in them."""
+    from faulty import Ranks  # loads torch, which most tests of this folder can do without
+
+    with Ranks() as started:
+        yield started
 
 
 @pytest.fixture

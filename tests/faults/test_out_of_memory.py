@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -124,13 +123,7 @@ def test_a_build_that_notes_nothing_is_known(place: Path, monkeypatch: pytest.Mo
     assert not RunDir(place / "silent").out_of_memory.exists()
 
 
-@pytest.fixture(scope="module")
-def ranks() -> Iterator[Ranks]:
-    with Ranks() as started:
-        yield started
-
-
-@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("rank", [1, pytest.param(0, marks=pytest.mark.slow)])
 def test_memory_that_runs_out_on_one_rank_ends_both_and_both_go_on(place: Path, ranks: Ranks, rank: int) -> None:
     run = place / f"rank-{rank}"
     steady = ("train.threads=1", "train.precision=fp32", f"run.dir={run}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -40,12 +40,6 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def ranks() -> Iterator[Ranks]:
-    with Ranks() as started:
-        yield started
-
-
 def words(place: Path, name: str, *changes: str) -> list[str]:
     steady = ("train.threads=1", "train.precision=fp32", f"run.dir={place / name}")
     (place / f"{name}.yaml").write_text(tiny_runs.configuration(place, *SETTINGS, *steady, *changes).to_yaml())
@@ -64,7 +58,7 @@ def on_all(place: Path, ranks: Ranks) -> dict[str, bytes]:
     return outcome(place / "all")[0]
 
 
-@pytest.mark.parametrize("where", ["norm", "backward"])
+@pytest.mark.parametrize("where", ["norm", pytest.param("backward", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("rank", [0, 1])
 def test_all_ranks_leave_out_what_one_cannot_learn_from(
     place: Path, ranks: Ranks, on_all: dict[str, bytes], rank: int, where: str

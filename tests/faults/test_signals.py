@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -138,12 +138,6 @@ def test_time_that_is_over_stops_a_run_wherever_it_is(place: Path, straight: Any
 # The same from the command line, in processes of their own.
 
 
-@pytest.fixture(scope="module")
-def ranks() -> Iterator[Ranks]:
-    with Ranks() as started:
-        yield started
-
-
 def words(place: Path, name: str, *changes: str) -> list[str]:
     steady = ("train.threads=1", "train.precision=fp32", f"run.dir={place / name}")
     resolved = tiny_runs.configuration(place, *SETTINGS, *steady, *changes)
@@ -170,8 +164,15 @@ def straight_on_two(place: Path, ranks: Ranks) -> dict[str, bytes]:
     return weights(place / "two")
 
 
-@pytest.mark.parametrize("moment", ON_ONE_RANK)
-@pytest.mark.parametrize("changes", [(), pytest.param(IN_PARTS, marks=pytest.mark.slow)], ids=["replicas", "in parts"])
+@pytest.mark.parametrize(
+    ("moment", "changes"),
+    [
+        pytest.param("in an evaluation", ()),
+        pytest.param("in a step", (), marks=pytest.mark.slow),
+        pytest.param("in answers", (), marks=pytest.mark.slow),
+        *(pytest.param(moment, IN_PARTS, marks=pytest.mark.slow) for moment in ON_ONE_RANK),
+    ],
+)
 def test_a_signal_to_one_rank_stops_both_and_the_same_command_goes_on(
     place: Path, ranks: Ranks, straight_on_two: dict[str, bytes], moment: str, changes: tuple[str, ...]
 ) -> None:
