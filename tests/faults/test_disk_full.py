@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -162,6 +164,57 @@ def test_a_place_that_must_not_be_written_shows_before_the_first_step(
     with pytest.raises(PermissionError):
         go(place, "forbidden", *SETTINGS)
     assert not RunDir(place / "forbidden").metrics.exists()
+
+
+ON_FULL_DISKS = """
+import subprocess, sys
+from pathlib import Path
+from small_learner import learner, save, take_step
+from tutelage.files.room import is_full
+from tutelage.files.rundir import RunDir
+from tutelage.train import checkpoint
+
+checkpoint.require_room = lambda folder, size: None  # so that the file system itself has to say it
+trained = learner()
+take_step(trained, 1)
+save(RunDir(sys.argv[1] + "/measured"), trained, 1)
+size = sum(-(-file.stat().st_size // 4096) * 4096 for file in Path(sys.argv[1], "measured").rglob("*") if file.is_file())
+for percent in range(0, 100, 5):
+    folder = Path(sys.argv[1], str(percent))
+    folder.mkdir()
+    room = size + size * percent // 100
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={room}", "tmpfs", str(folder)], check=True)
+    run = RunDir(folder)
+    save(run, trained, 1)
+    try:
+        save(run, trained, 2)
+    except OSError as error:
+        assert is_full(error), error
+    else:
+        raise AssertionError(f"{room} bytes held two checkpoints of {size}")
+    found, damaged = checkpoint.newest_whole_checkpoint(run)
+    assert found == run.checkpoint(1) and not damaged
+    assert [path.name for path in run.checkpoints.iterdir()] == ["step-000001"], percent
+    print(percent)
+"""
+
+
+def test_file_systems_that_are_really_full_leave_the_old_checkpoint_alone(
+    tmp_path: Path, figure: Callable[[str, str], None]
+) -> None:
+    alone = ["unshare", "--user", "--map-root-user", "--mount"]
+    if shutil.which("unshare") is None or subprocess.run([*alone, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("this machine lets no user mount a file system of their own")
+    ended = subprocess.run(
+        [*alone, sys.executable, "-c", ON_FULL_DISKS, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.split() == [str(percent) for percent in range(0, 100, 5)]
+    figure("file systems (tmpfs) full in the middle of a save", "20 of 20, at every 5 %: the old checkpoint whole")
 
 
 @pytest.fixture(scope="module")
