@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import stat
 import subprocess
 import sys
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,6 +18,8 @@ import tiny_runs
 from faulty import Ended, Plant, Ranks
 from tiny import tiny_folder
 from tiny_runs import outcome, write_texts
+from tutelage.cli.edge import guard
+from tutelage.cli.main import app
 from tutelage.files.encode import encode_json
 from tutelage.files.rundir import RunDir
 from tutelage.lab.demo import demo_config
@@ -120,6 +125,19 @@ def test_a_clock_that_runs_backwards_changes_nothing(place: Path, ranks: Ranks, 
     assert ranks.run(words(place, run), plant, count=1).codes == [0]
     assert outcome(run)[0] == straight
     assert RunDir(run).status["status"] == "finished"
+
+
+def test_a_file_system_without_locks_is_told_and_the_run_goes_on_its_way(
+    place: Path, straight: dict[str, bytes], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(descriptor: int, operation: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    run = place / "unlocked"
+    assert guard(partial(app, words(place, run))) == 0
+    assert "file system without locks" in capsys.readouterr().err
+    assert outcome(run)[0] == straight
 
 
 def test_a_run_directory_that_cannot_be_made_is_an_error_that_says_so(place: Path, ranks: Ranks) -> None:

@@ -41,9 +41,11 @@ EXIT_CODES: dict[type[TutelageError], int] = {
     DiskFullError: EXIT_FILE,
     OutOfMemoryError: 76,
 }
+EXIT_UNHEARD, EXIT_INTERRUPTED = 1, 130  # typer's own
 EXIT_UNEXPECTED = 70
 EXIT_MEANINGS = {
     0: "done",
+    EXIT_UNHEARD: "nobody reads the output any more",
     2: "configuration or usage",
     3: "data",
     4: "chat template",
@@ -56,6 +58,7 @@ EXIT_MEANINGS = {
     EXIT_FILE: "a file cannot be read or written, or the disk is full",
     75: "stopped by a signal or by train.max_minutes; the same command goes on",
     76: "out of memory; the same command goes on with smaller passes",
+    EXIT_INTERRUPTED: "interrupted by Ctrl-C, where there is no run to stop",
 }
 TRACEBACK_VARIABLE = "TUTELAGE_TRACEBACK"
 

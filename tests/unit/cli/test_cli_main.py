@@ -6,9 +6,11 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
 from tutelage import errors
@@ -143,9 +145,13 @@ def test_every_error_of_the_tree_has_an_exit_code() -> None:
 
 
 def test_the_table_of_exit_codes_is_whole_and_in_the_help() -> None:
-    assert set(edge.EXIT_MEANINGS) == {0, edge.EXIT_UNEXPECTED, RESUME_EXIT_CODE, *edge.EXIT_CODES.values()}
+    of_typer = {edge.EXIT_UNHEARD, edge.EXIT_INTERRUPTED}
+    assert set(edge.EXIT_MEANINGS) == {0, edge.EXIT_UNEXPECTED, RESUME_EXIT_CODE, *of_typer, *edge.EXIT_CODES.values()}
     assert edge.guard(lambda: None) == 0
     assert edge.guard(raising(StopNow("SIGTERM"))) == RESUME_EXIT_CODE
+    interrupted = typer.Typer()
+    interrupted.command()(raising(KeyboardInterrupt()))
+    assert edge.guard(partial(interrupted, [])) == edge.EXIT_INTERRUPTED
     shown = " ".join(run("--help")[1].split())
     assert all(f"{code} {meaning}" in shown for code, meaning in edge.EXIT_MEANINGS.items())
 
@@ -191,7 +197,7 @@ def test_the_end_of_a_pipe_is_no_reason_for_a_traceback() -> None:
     assert process.stdout is not None and process.stderr is not None
     process.stdout.close()  # gone before the first line
     assert process.stderr.read() == ""
-    assert process.wait() == 1
+    assert process.wait() == edge.EXIT_UNHEARD
 
 
 def test_usage_mistakes_exit_with_2() -> None:
