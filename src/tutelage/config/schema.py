@@ -272,6 +272,25 @@ class Guard(Section):
     usual, 0 leaves out only what is not finite."""
 
 
+class OnBreach(StrEnum):
+    """What happens when fine-tuning costs more than it may."""
+
+    WARN = "warn"
+    STOP = "stop"
+    BEST = "best"
+
+
+class Gate(Section):
+    """What fine-tuning may cost, looked at with every evaluation."""
+
+    forgetting: float | None = Field(default=None, gt=0)
+    """How much the loss on held-out plain text (sources of kind `text`) may rise above what it was before training, as a part of that:
+    0.03 is 3 %. Null watches nothing."""
+    on_breach: OnBreach = OnBreach.WARN
+    """`warn` says so and goes on; `stop` ends the run with the weights as they are; `best` ends it with the weights of the lowest
+    held-out loss within the budget."""
+
+
 class TrainConfig(Section):
     """How it is learned."""
 
@@ -333,6 +352,8 @@ class TrainConfig(Section):
     """Steps between evaluations; None evaluates before, after, and ten times in between when there is held-out data."""
     early_stopping: EarlyStopping | None = None
     """Stop when held-out loss no longer improves."""
+    gate: Gate = Gate()
+    """What fine-tuning may cost: a budget for forgetting, and what happens when it is used up."""
     max_minutes: float | None = Field(default=None, gt=0)
     """Stop so long after the command began, at the edge of a step and with a checkpoint, as on SIGTERM; for batch systems."""
     checkpoint_every_steps: int | None = Field(default=None, gt=0)

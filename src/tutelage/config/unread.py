@@ -40,8 +40,11 @@ def unread(config: Config) -> Iterator[Unread]:
     if train.method is not Method.LORA:
         yield Unread("train.lora", "train.method", f"train.method is {train.method.value}", "train.method=lora")
     if not data.held_out and not data.held_out_fraction:
-        for key in ("train.early_stopping", "train.evaluate_every_steps"):
+        for key in ("train.early_stopping", "train.evaluate_every_steps", "train.gate"):
             yield Unread(key, "data.held_out_fraction", "nothing is held out", "data.held_out_fraction=0.02")
+    elif train.gate.forgetting is None:
+        why = "train.gate.forgetting gives no budget"
+        yield Unread("train.gate.on_breach", "train.gate.forgetting", why, "train.gate.forgetting=0.03")
     if train.batch_sequences is not None:
         yield Unread("train.batch_tokens", "train.batch_sequences", "train.batch_sequences replaces it", replaced=True)
     if train.max_steps is not None:

@@ -25,6 +25,7 @@ from tutelage.files.rundir import RunDir
 from tutelage.parallel import agree
 from tutelage.parallel.folder import folder_of_all_ranks, together_or_not_at_all
 from tutelage.parallel.shard import is_in_parts, own_part, part_like, release
+from tutelage.train.gate import Gate
 from tutelage.train.guard import RollBack, Watched
 from tutelage.train.optim import state_8bit
 from tutelage.train.pieces import Held, Pieces, hold, open_pieces, write_pieces
@@ -48,6 +49,7 @@ class RunState:
     tokenizer_fingerprint: str
     watched: Watched = field(default_factory=Watched)
     rolled_back: tuple[RollBack, ...] = ()
+    gate: Gate = field(default_factory=Gate)
 
 
 @dataclass(frozen=True)
@@ -165,6 +167,7 @@ def read_state(folder: Path) -> RunState:
     return RunState(
         improvement=Improvement(**improvement),
         watched=Watched(**watched),
+        gate=Gate(**content.pop("gate")),
         rolled_back=tuple(RollBack(**past) for past in content.pop("rolled_back")),
         **content,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 from tutelage.parallel import agree
@@ -68,6 +69,9 @@ class Look:
         if step == 0:
             progress.before = progress.latest = progress.best = evaluation
             progress.samples_before = samples
+            if evaluation is not None:
+                gate = progress.state.gate.begun(evaluation, scene.texts)
+                progress.state = replace(progress.state, gate=gate)
         elif evaluation is not None:
             self._take_in(evaluation, progress)
         return True
@@ -112,10 +116,14 @@ class Look:
         return self.halted() if is_in_parts(self.scene.model) else bool(self.stop)
 
     def _take_in(self, evaluation: Evaluation, progress: Progress) -> None:
-        rule = self.scene.config.train.early_stopping
-        improvement = progress.state.improvement.after(evaluation.loss, evaluation.step, rule)
+        config, state = self.scene.config.train, progress.state
+        gate = state.gate.after(evaluation, self.scene.texts, config.gate)
+        if gate.breached_at == evaluation.step:
+            self.narrator.say(gate.told(config.gate))
+        loss = math.inf if gate.takes_best(config.gate) else evaluation.loss  # beyond the budget nothing is the best
+        improvement = state.improvement.after(loss, evaluation.step, config.early_stopping)
         is_best = improvement.evaluations_since == 0
-        progress.state = replace(progress.state, improvement=improvement)
+        progress.state = replace(state, improvement=improvement, gate=gate)
         progress.latest = evaluation
         if is_best:
             progress.best = evaluation

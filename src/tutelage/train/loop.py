@@ -141,7 +141,14 @@ def _learn(look: Look, progress: Progress) -> TrainResult:
     if samples_after is None:
         return _stopped(look, progress)
     final = _write_result(look)
-    journal.mark("finished", {"folder": "final", "steps": progress.state.step})
+    gate = progress.state.gate
+    ended = {
+        "folder": "final",
+        "steps": progress.state.step,
+        "text_loss_rise": gate.rise,
+        "breached_at": gate.breached_at,
+    }
+    journal.mark("finished", ended)
     return TrainResult(
         "finished",
         progress.state.step,
@@ -167,6 +174,11 @@ def _take_steps(look: Look, progress: Progress, books: Books) -> bool:
         if progress.state.improvement.exhausted(config.early_stopping):
             waited = progress.state.improvement.evaluations_since
             narrator.say(f"stopped early: the held-out loss has not fallen for {waited} evaluations")
+            break
+        if progress.state.gate.ends(config.gate):
+            narrator.say(
+                f"ended by train.gate.on_breach={config.gate.on_breach.value} after step {progress.state.step}"
+            )
             break
         step = progress.state.step + 1
         fault = None if is_passed_over(progress.state, step) else _take_step(look, progress, books, step)
@@ -234,13 +246,19 @@ def _take_step(look: Look, progress: Progress, books: Books, step: int) -> str |
 
 
 def _choose_weights(look: Look, progress: Progress) -> Evaluation | None:
-    """Let the model have the weights of the result: the best under early stopping, the last otherwise; return their evaluation."""
+    """Let the model have the weights of the result, and return their evaluation.
+
+    They are the best under early stopping, and where the gate asks for them; the last otherwise.
+    """
     scene, state = look.scene, progress.state
     look.saver.settle()
     agree.barrier()  # the main rank may still be writing the best
     best_step = state.improvement.best_step
     is_best = best_step == state.step and not state.rolled_back  # a roll-back may have undone the step of that number
-    if scene.config.train.early_stopping is None or not best_step or is_best:
+    wants_best = scene.config.train.early_stopping is not None or state.gate.takes_best(scene.config.train.gate)
+    if wants_best and not best_step:
+        look.narrator.say("no evaluation was within the budget: the result is the last weights")
+    if not wants_best or not best_step or is_best:
         return progress.latest
     look.saver.save(scene.model, scene.optimiser, state, must=True)  # the last weights are about to go
     folder = agreed_best(look.journal, look.narrator, best_step)

@@ -123,6 +123,7 @@ def _taken_over(
     return replace(
         state,
         improvement=state.improvement if changed == [Changed.CONFIG] else fresh.improvement,
+        gate=state.gate if changed == [Changed.CONFIG] else fresh.gate,
         config_fingerprint=fresh.config_fingerprint,
         data_fingerprint=fresh.data_fingerprint,
         tokenizer_fingerprint=fresh.tokenizer_fingerprint,

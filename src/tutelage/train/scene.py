@@ -25,6 +25,7 @@ from tutelage.train.cache import cache_folder
 from tutelage.train.describe import describe_plan, picture_masks
 from tutelage.train.environment import describe_environment, keep_freed_memory
 from tutelage.train.fitting import Began, fit_memory
+from tutelage.train.gate import held_out_texts
 from tutelage.train.journal import Journal
 from tutelage.train.layout import choose_layout
 from tutelage.train.narrate import Narrator
@@ -43,7 +44,7 @@ from tutelage.train.usage import PeakMeter, free_bytes
 class Scene:
     """What the steps need. `fingerprint` is of the documents and their order; `prompts` are those of the samples.
 
-    `environment` is the content of `environment.json`; `meter` measures the memory that was predicted.
+    `texts` are the held-out sources of plain text. `environment` is the content of `environment.json`; `meter` measures the memory that was predicted.
     """
 
     config: Config
@@ -57,6 +58,7 @@ class Scene:
     environment: dict[str, object]
     meter: PeakMeter
     predicted_bytes: int | None
+    texts: frozenset[str]
 
     @property
     def model(self) -> torch.nn.Module:
@@ -88,6 +90,7 @@ def set_scene(resolved: Resolved, journal: Journal, narrator: Narrator, *, start
     for line in prepared.news:
         narrator.say(line)
     journal.write_ledger(prepared.ledger)
+    texts = held_out_texts(prepared, config)
     plan = plan_run(prepared.documents, prepared.mixture, config)
     fingerprint = plan.fingerprint(prepared.documents)
     _require_agreement(fingerprint, device)
@@ -166,6 +169,7 @@ def set_scene(resolved: Resolved, journal: Journal, narrator: Narrator, *, start
         environment=environment,
         meter=meter,
         predicted_bytes=fit.predicted_bytes,
+        texts=texts,
     )
 
 
