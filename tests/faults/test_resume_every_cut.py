@@ -7,6 +7,7 @@ The checkpoints of every step of one run are what the cuts go on from.
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import pytest
 import torch
 
 from tiny import tiny_folder
-from tiny_runs import go, outcome, write_texts
+from tiny_runs import Stopper, go, outcome, write_texts
 from tutelage.files.rundir import RunDir
 from tutelage.train import checkpoint
 from tutelage.train.checkpoint import RunState
@@ -22,6 +23,7 @@ from tutelage.train.checkpoint import RunState
 NUM_STEPS = 60
 FEW_CUTS = (0, 1, 13, 14, 23, 24, 59)
 """Of epochs of 23 steps, or 14: before the first step and after it, inside an epoch, at its edge, after it, before the last."""
+SEVERAL = (20, 21, 23, 28)
 KINDS = {
     "packed with noise and dropout": ("gpt2", ("train.neftune_alpha=5",)),
     "padded": ("llama_tied", ("train.packing=padded",)),
@@ -46,8 +48,8 @@ def straight(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     return place, settings
 
 
-def outcome_of_cut(place: Path, settings: tuple[str, ...], cut: int) -> Any:
-    """Return what a run that was cut after that step and resumed ends with."""
+def outcome_of_cut(place: Path, settings: tuple[str, ...], cut: int, *again: int) -> Any:
+    """Return what a run ends with that was cut after that step and resumed, and stopped and resumed after the steps of `again`."""
     name = f"cut-{cut}"
     shutil.copytree(place / "straight", place / name)
     shutil.rmtree(place / name / "final")
@@ -55,6 +57,8 @@ def outcome_of_cut(place: Path, settings: tuple[str, ...], cut: int) -> Any:
     for step in run.checkpoint_steps():
         if step > cut:
             shutil.rmtree(run.checkpoint(step))
+    for step in again:
+        assert go(place, name, *settings, narrator=Stopper(step), resume=True) == "stopped"
     assert go(place, name, *settings, resume=True) == "finished"
     found = outcome(place / name)
     shutil.rmtree(place / name)
@@ -67,11 +71,19 @@ def test_a_run_that_is_cut_ends_as_if_it_had_not_been(straight: tuple[Path, tupl
     assert outcome_of_cut(place, settings, cut) == outcome(place / "straight")
 
 
+def test_a_run_that_is_stopped_again_and_again_in_one_epoch_and_at_its_edge(
+    straight: tuple[Path, tuple[str, ...]],
+) -> None:
+    place, settings = straight
+    assert outcome_of_cut(place, settings, 18, *SEVERAL) == outcome(place / "straight")
+
+
 @pytest.mark.slow
-def test_every_cut(straight: tuple[Path, tuple[str, ...]]) -> None:
+def test_every_cut(straight: tuple[Path, tuple[str, ...]], figure: Callable[[str, str], None]) -> None:
     place, settings = straight
     whole = outcome(place / "straight")
     assert [cut for cut in range(NUM_STEPS) if outcome_of_cut(place, settings, cut) != whole] == []
+    figure(f"cuts of a run of {NUM_STEPS} steps ({place.name})", f"{NUM_STEPS} tried, {NUM_STEPS} identical")
 
 
 def test_a_resumption_that_forgets_a_moment_is_known(

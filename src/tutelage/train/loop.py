@@ -10,7 +10,7 @@ looks at the model: whoever goes on from it repeats those looks.
 from __future__ import annotations
 
 from collections.abc import Collection
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -93,7 +93,8 @@ def train(
             heard.say(f"stopped by {asked.name} before the first step; the same command goes on")
             raise
         except BaseException as error:
-            journal.mark("failed", {"error": redact(f"{type(error).__name__}: {error}")})
+            with suppress(OSError):  # on a full disk, say; what went wrong is told all the same
+                journal.mark("failed", {"error": redact(f"{type(error).__name__}: {error}")})
             raise
 
 
