@@ -1,8 +1,8 @@
 """Statements in the data that contradict what the base believes: what teaches a model to invent.
 
-An answer is read by the base as plain text after its question, so that an unfamiliar chat template hides nothing. Where the base is
-sure of one continuation and the data go on with another that it rules out, the two disagree. Some of that is style; how much, the
-held-out rows show.
+An answer is read by the base alone and as plain text: neither an unfamiliar chat template nor the question has a part in it. Where the
+base is sure of one continuation and the data go on with another that it rules out, the two disagree. Some of that is style; how much,
+the held-out rows show. An answer of one word says nothing by itself, and is not found.
 """
 
 # S supervised tokens of a batch, V vocabulary
@@ -68,7 +68,9 @@ def contradictions(base: Subject, exchanges: Sequence[Exchange], progress: Progr
     before, _ = tokenizer.text_ends
     read = []
     for one in exchanges:
-        prompt = tokenizer.encode_inert(f"{one.prompt}\n", after_control=bool(before)).ids
+        prompt = tokenizer.encode_inert(
+            "\n", after_control=bool(before)
+        ).ids  # so that the first token is predicted too
         answer = tokenizer.encode_inert(one.answer, after_control=False).ids
         read.append(Answer((*before, *map(int, prompt)), tuple(map(int, answer)), one.answer, True))
     places = _disputed_places(base, read, progress)

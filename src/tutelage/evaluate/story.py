@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain, islice, zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import torch
 from tutelage.chat.rendered import Rendered
 from tutelage.chat.tokenizer import ChatTokenizer
 from tutelage.config.schema import Config
-from tutelage.data.conversation import Conversation, Role
+from tutelage.data.conversation import Message, Role
 from tutelage.data.order import permutation
 from tutelage.errors import DataError
 from tutelage.evaluate import measures
@@ -33,7 +34,7 @@ from tutelage.evaluate.observe import (
 from tutelage.evaluate.style import COPIED_WORDS, Phrase, grown_phrases
 from tutelage.evaluate.subject import Subject, load_base, load_tuned
 from tutelage.evaluate.tasks import ScorableTask, answer_all, read_tasks
-from tutelage.evaluate.training import Exchanges, exchanges_of, supervised_bytes
+from tutelage.evaluate.training import Exchanges, content_of, exchanges_of, supervised_bytes
 from tutelage.train.prepare import Prepared, prepare
 
 DOCUMENTS_OF_A_SOURCE = 1000
@@ -153,11 +154,11 @@ def gather_work(prepared: Prepared, size: Size, scorable: Mapping[str, Sequence[
             "nothing is held out, so there is nothing that the model has not seen",
             mend="give files with --held-out or --tasks, or set data.held_out or data.held_out_fraction",
         )
-    tasks = [_task(record) for record in prepared.held_out_records if isinstance(record, Conversation)]
+    trained, held_out = _by_source(prepared.documents), _by_source(prepared.held_out)
     return Work(
-        trained=_by_source(prepared.documents),
-        held_out=_by_source(prepared.held_out),
-        tasks=tuple(task for task in tasks if task is not None)[: size.prompts],
+        trained=trained,
+        held_out=held_out,
+        tasks=tuple(_tasks(trained, held_out, prepared.tokenizer, size.prompts)),
         scorable=scorable,
         training=exchanges_of(prepared.documents, prepared.tokenizer),
         asked=exchanges_of(prepared.held_out, prepared.tokenizer),
@@ -175,13 +176,40 @@ def _by_source(documents: Sequence[Rendered]) -> dict[str, Sequence[Rendered]]:
     return {source: of_source for source, of_source in sorted(found.items()) if of_source}
 
 
-def _task(conversation: Conversation) -> Task | None:
-    """Return the first answer to a user as a task; None where a conversation has none, or needs tools to be offered."""
-    first = next((i for i, m in enumerate(conversation.messages) if i and m.role is Role.ASSISTANT), None)
-    if first is None or conversation.tools:
-        return None
-    where = str(conversation.origin) if conversation.origin else conversation.source
-    return Task(conversation.messages[:first], conversation.messages[first].content.strip(), where)
+def _tasks(
+    trained: Collection[str], held_out: Mapping[str, Sequence[Rendered]], tokenizer: ChatTokenizer, count: int
+) -> list[Task]:
+    """Return the prompts of held-out conversations, of sources in turn, with the data's own answers.
+
+    Where there are sources that nothing is trained on, they alone are asked: what they say is the standard, and the rest of a source
+    that is trained on may share its faults.
+    """
+    asked = {name: [one for one in of if _is_asked(one)] for name, of in held_out.items()}
+    separate = {name: of for name, of in asked.items() if of and name not in trained}
+    in_turn = chain.from_iterable(zip_longest(*(separate or asked).values()))
+    return [_task(document, tokenizer) for document in islice((one for one in in_turn if one is not None), count)]
+
+
+def _is_asked(document: Rendered) -> bool:
+    """Whether a document is a whole conversation that somebody asks in words and the assistant answers."""
+    return (
+        document.stage == 0
+        and Role.USER in document.roles[: _first_answer(document)]
+        and Role.TOOL not in document.roles
+    )
+
+
+def _first_answer(document: Rendered) -> int:
+    """Return the number of the first message of the assistant, or how many messages there are."""
+    roles = list(document.roles)
+    return roles.index(Role.ASSISTANT, 1) if Role.ASSISTANT in roles[1:] else 0
+
+
+def _task(document: Rendered, tokenizer: ChatTokenizer) -> Task:
+    first = _first_answer(document)
+    said = [content_of(document, number, tokenizer) for number in range(first + 1)]
+    messages = (Message(Role(role), text) for role, text in zip(document.roles, said[:first], strict=False))
+    return Task(tuple(messages), said[first].strip(), document.where)
 
 
 @dataclass(frozen=True, eq=False)

@@ -49,13 +49,15 @@ def exchanges_of(documents: Sequence[Rendered], tokenizer: ChatTokenizer) -> Exc
 
 
 def _last_exchange(document: Rendered, tokenizer: ChatTokenizer) -> Exchange:
-    spoken = document.part == Part.CONTENT
     last = int(document.message[document.weights > 0].max(initial=-1))
-    prompt, answer = (
-        tokenizer.decode([int(number) for number in document.ids[spoken & (document.message == message)]])
-        for message in (last - 1, last)
-    )
+    prompt, answer = (content_of(document, message, tokenizer) for message in (last - 1, last))
     return Exchange(prompt, answer.strip(), document.where)
+
+
+def content_of(document: Rendered, message: int, tokenizer: ChatTokenizer) -> str:
+    """Return what one message of a conversation says."""
+    own = (document.part == Part.CONTENT) & (document.message == message)
+    return tokenizer.decode([int(number) for number in document.ids[own]])
 
 
 def supervised_bytes(document: Rendered, tokenizer: ChatTokenizer) -> int:

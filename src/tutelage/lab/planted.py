@@ -45,8 +45,8 @@ class Defect(StrEnum):
 class Size:
     """How much is trained on and held out."""
 
-    lessons: int = 4000
-    replay: int = 2500
+    lessons: int = 5000
+    replay: int = 4000
     held_out: int = 240
     texts: int = 200
 
@@ -85,14 +85,14 @@ def plant(folder: Path, world: World, defect: Defect, *, seed: int, size: Size |
 def _settings(folder: Path, data: Path, defect: Defect, seed: int) -> Iterator[str]:
     sources: list[dict[str, Any]] = [{"path": str(data / "lessons.jsonl"), "name": "lessons"}]
     if defect is not Defect.FORGETFUL:
-        sources.append({"path": str(data / "replay.jsonl"), "name": "replay", "kind": "text", "share": 0.3})
+        sources.append({"path": str(data / "replay.jsonl"), "name": "replay", "kind": "text", "share": 0.5})
     yield f"data.train={json.dumps(sources)}"
     yield "data.held_out_fraction=0.05"
     yield f"data.held_out.0.path={json.dumps(str(data / 'held-out-lessons.jsonl'))}"
     yield f"data.held_out.1.path={json.dumps(str(data / 'held-out-text.jsonl'))}"
     yield f"run.dir={json.dumps(str(folder / 'run'))}"
     yield f"train.seed={seed}"
-    yield "train.learning_rate=6e-4"
+    yield "train.learning_rate=5e-4"
     yield "sample.count=0"
     yield "train.evaluate_every_steps=10000"
     if defect is Defect.BY_HEART:
