@@ -280,3 +280,21 @@ def test_every_moment_of_every_phase(
             different.append(call)
     assert different == []
     figure(f"signals in {phase}, every one: tried, identical", f"{len(calls)}, {len(calls)}")
+
+
+@pytest.mark.slow
+def test_a_signal_to_torchrun_stops_its_processes_and_the_same_command_goes_on(place: Path) -> None:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "tutelage"]
+    command += words(place, "launched", "train.max_steps=200")
+    run = RunDir(place / "launched")
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+        while process.poll() is None and not (run.metrics.exists() and len(run.metrics.read_bytes().splitlines()) >= 5):
+            time.sleep(0.05)
+        signalled = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        _, said = process.communicate(timeout=LONGEST_SECONDS)
+    assert time.monotonic() - signalled < LONGEST_SECONDS
+    assert run.status["status"] == "stopped", said[-2000:]
+    assert verify_manifest(run.checkpoint(run.status["result"]["step"])) == []
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert ended.returncode == 0 and run.status["status"] == "finished", ended.stderr[-2000:]
