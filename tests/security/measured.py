@@ -94,13 +94,6 @@ def _run(target: str) -> None:
         run.mark("running")
 
 
-def _checkpoint(target: str) -> None:
-    from tutelage.files.rundir import RunDir
-    from tutelage.train.checkpoint import newest_whole_checkpoint
-
-    newest_whole_checkpoint(RunDir.open(target))
-
-
 VERBS = {
     "model": _model,
     "tokenizer": _tokenizer,
@@ -108,7 +101,15 @@ VERBS = {
     "config": _config,
     "data": _data,
     "run": _run,
-    "checkpoint": _checkpoint,
+}
+# What each verb needs: imported before the forks, so that no case pays for it in time.
+_MODULES = {
+    "model": "model.load",
+    "tokenizer": "model.load",
+    "template": "chat.template",
+    "config": "config.load",
+    "data": "data.sources",
+    "run": "files.rundir",
 }
 
 
@@ -134,9 +135,12 @@ def _in_a_child(case: Case) -> Outcome:
 
 
 def _main() -> None:
-    for module in ("chat.template", "chat.tokenizer", "data.sources", "model.load", "train.checkpoint"):
-        importlib.import_module(f"tutelage.{module}")
     cases = [Case(**told) for told in json.load(sys.stdin)]
+    for verb in {case.verb for case in cases}:
+        importlib.import_module(f"tutelage.{_MODULES[verb]}")
+    if any(case.verb in ("model", "tokenizer") for case in cases):
+        importlib.import_module("tutelage.chat.tokenizer")
+        importlib.import_module("transformers.models.auto.tokenization_auto")
     print(json.dumps([asdict(_in_a_child(case)) for case in cases]))
 
 

@@ -6,10 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import jinja2
-import measured
 import pytest
 from hostile_templates import BOMBS, INJECTIONS
-from measured import Case, Outcome, refusals
+from measured import MEGABYTES, SECONDS, Case, Outcome, refusals
 
 from tutelage.chat.budget import Budget
 from tutelage.chat.template import Template
@@ -18,49 +17,30 @@ from tutelage.errors import TemplateError
 MESSAGES = [{"role": "user", "content": "How warm is it?"}, {"role": "assistant", "content": "It is 21 degrees."}]
 
 
-@pytest.fixture(scope="module")
-def met(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Outcome], Path]:
-    """What came of every template, and the file that exists if the code of one has run."""
-    place = tmp_path_factory.mktemp("templates")
-    canary = place / "code-has-run"
+def test_hostile_templates_run_nothing_and_are_stopped_in_time_and_within_memory(
+    tmp_path: Path, figure: Callable[[str, str], None]
+) -> None:
+    canary = tmp_path / "code-has-run"
     cases = []
     for number, (name, source) in enumerate([*INJECTIONS.items(), *BOMBS.items()]):
-        file = place / f"{number}.jinja"
+        file = tmp_path / f"{number}.jinja"
         file.write_text(source.replace("CANARY", str(canary)))
         cases.append(Case(name, "template", str(file)))
-    return refusals(cases), canary
-
-
-def test_injections_are_refused_and_run_nothing(
-    met: tuple[dict[str, Outcome], Path], figure: Callable[[str, str], None]
-) -> None:
-    outcomes, canary = met
+    outcomes = refusals(cases)
     assert not canary.exists()
-    assert {name: outcomes[name] for name in INJECTIONS if outcomes[name].kind != "TemplateError"} == {}
+    assert {name: outcome for name, outcome in outcomes.items() if not _is_refused_well(outcome)} == {}
+    bombs = [outcomes[name] for name in BOMBS]
+    slowest, largest = max(bomb.seconds for bomb in bombs), max(bomb.megabytes for bomb in bombs)
     figure("template injections: tried, executed", f"{len(INJECTIONS)}, {int(canary.exists())}")
-
-
-def test_bombs_are_stopped_in_time_and_within_memory(
-    met: tuple[dict[str, Outcome], Path], figure: Callable[[str, str], None]
-) -> None:
-    outcomes = {name: met[0][name] for name in BOMBS}
-    wrong = {
-        name: outcome
-        for name, outcome in outcomes.items()
-        if outcome.kind != "TemplateError"
-        or outcome.seconds > measured.SECONDS
-        or outcome.megabytes > measured.MEGABYTES
-    }
-    assert wrong == {}
-    slowest, largest = max(o.seconds for o in outcomes.values()), max(o.megabytes for o in outcomes.values())
     figure(
         "resource bombs in templates: tried, stopped",
-        f"{len(BOMBS)}, {len(BOMBS)}; {slowest:.1f} s, {largest:.0f} MB at most",
+        f"{len(BOMBS)}, {len(bombs)}; {slowest:.1f} s, {largest:.0f} MB at most",
     )
 
 
-def test_every_refusal_names_the_file(met: tuple[dict[str, Outcome], Path]) -> None:
-    assert [name for name, outcome in met[0].items() if ".jinja" not in outcome.problem] == []
+def _is_refused_well(outcome: Outcome) -> bool:
+    cheap = outcome.seconds <= SECONDS and outcome.megabytes <= MEGABYTES
+    return outcome.kind == "TemplateError" and ".jinja" in outcome.problem and cheap
 
 
 def test_a_plain_environment_runs_the_injections(tmp_path: Path) -> None:
