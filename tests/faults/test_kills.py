@@ -232,6 +232,7 @@ def train_as_the_command_does(place: Path, name: str, *changes: str) -> None:
     ("every", "in_background"),
     [
         (97, "false"),
+        (181, "true"),
         pytest.param(7, "false", marks=pytest.mark.slow),
         pytest.param(7, "true", marks=pytest.mark.slow),
     ],
@@ -257,5 +258,5 @@ def test_a_real_run_killed_at_a_file_operation_is_gone_on_with_by_the_same_comma
         shutil.rmtree(place / folder)
         number += every
     assert ended == 0
-    assert tried > 400 // every
+    assert tried >= 400 // every
     figure(f"real run killed at a file operation (in the background: {in_background})", f"{tried} of {tried} the same")
