@@ -296,15 +296,13 @@ def _check_patterns(file: Path, settings: dict[str, Any]) -> None:
 
 
 def _check_ranks(folder: Path, settings: dict[str, Any]) -> None:
-    """Require ranks that the stored matrices have: peft makes matrices of the configured rank before it reads any."""
-    tensors = read_header(folder / ADAPTER_WEIGHTS_NAME)
-    stored = {count for tensor in tensors.values() for count in tensor.shape}
+    """Require ranks that the stored matrices can have: peft makes matrices of the configured rank before it reads any."""
+    sizes = [size for tensor in read_header(folder / ADAPTER_WEIGHTS_NAME).values() for size in tensor.shape]
     patterns = settings.get("rank_pattern")
-    ranks = [settings.get("r"), *(patterns.values() if isinstance(patterns, dict) else ())]
-    for rank in ranks:
-        if any("lora_" in name for name in tensors) and rank not in stored:
+    for rank in (settings.get("r", 0), *(patterns.values() if isinstance(patterns, dict) else ())):
+        if not isinstance(rank, int) or rank > max(sizes, default=rank):
             raise ModelError(
-                f"{folder / ADAPTER_CONFIG_NAME} gives the rank {rank!r}, which no matrix in {ADAPTER_WEIGHTS_NAME} has",
+                f"{folder / ADAPTER_CONFIG_NAME} gives the rank {rank!r}, more than any matrix in {ADAPTER_WEIGHTS_NAME} has",
                 mend="save or fetch the adapter again",
             )
 
