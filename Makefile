@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 BENCH := $(VENV)/.installed-bench
 RUN := $(VENV)/bin/
 
-.PHONY: demo test test-long lint format bench clean help
+.PHONY: demo test test-long promises lint format bench clean help
 
 help:            ## list the targets
 	@grep -E '^[a-z-]+: .*##|^[a-z-]+: +##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -19,6 +19,9 @@ test: $(STAMP)   ## run the test suite
 
 test-long: $(STAMP) ## run everything, the slow tests too
 	$(RUN)python -m pytest -n 2
+
+promises: $(STAMP) ## try to break it at length, and print the figures of docs/promises.md
+	$(RUN)python -m pytest -n 2 tests/faults tests/security tests/properties tests/unit/config
 
 lint: $(STAMP)   ## ruff and mypy
 	$(RUN)ruff check .

@@ -167,7 +167,9 @@ def _told(measure: Measure, changed: Change, *, of_data: bool) -> str:
 
 def _unstopped(measure: Measure, budget: Budget) -> Finding | None:
     tuned = measure.change.tuned
-    if measure.key != "style.stopped" or tuned is None or 1 - tuned < budget.unstopped:
+    if measure.key != "style.stopped" or tuned is None or measure.change.direction is None:
+        return None
+    if 1 - tuned < budget.unstopped:
         return None
     return Finding(
         measure.key,
@@ -184,7 +186,7 @@ def _length(measure: Measure, budget: Budget) -> Finding | None:
     if measure.key != "style.words" or changed is None or not changed.base or changed.difference is None:
         return None
     size = abs(changed.difference) / changed.base / budget.length
-    if changed.direction is Direction.SAME or size < 1:
+    if changed.direction not in (Direction.UP, Direction.DOWN) or size < 1:
         return None
     longer = changed.difference > 0
     return Finding(

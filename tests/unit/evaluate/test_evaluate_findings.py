@@ -54,6 +54,12 @@ def test_answers_that_do_not_end_are_told() -> None:
     assert "20%" in found.detail
 
 
+def test_a_single_answer_tells_nothing() -> None:
+    words = measure("style.words", Change(9.0, 90.0, None, None, 1), from_data=Change(9.0, 90.0, None, None, 1))
+    endless = measure("style.stopped", Change(1.0, 0.0, None, None, 1))
+    assert findings([words, endless], [], [], NOTHING, UNDISPUTED) == []
+
+
 def test_a_phrase_is_tied_to_the_training_rows_that_have_it() -> None:
     answers = ("Happy to help! It is Ada.", "It is Bo.", "I am happy, to help.")
     training = Exchanges(tuple(Exchange("Who?", text, f"a:{number}") for number, text in enumerate(answers, 1)), 3)
