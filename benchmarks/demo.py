@@ -20,23 +20,10 @@ from tutelage.cli.training import terminal_narrator, write_page
 from tutelage.config.schema import Method
 from tutelage.files.atomic import write_json, write_text
 from tutelage.files.rundir import RunDir
+from tutelage.intervals import wilson_interval
 from tutelage.lab.demo import FULL, DemoResult, demo_config, run_demo
 
 HEADER = ("held-out lessons, exactly right", "base", "after the demo", "95 % interval", "range over seeds")
-
-
-def wilson(correct: int, total: int, *, z: float = 1.96) -> tuple[float, float]:
-    """Return the score interval of a share (Wilson 1927).
-
-    Example:
-        >>> low, high = wilson(9, 10)
-        >>> round(low, 3), round(high, 3)
-        (0.596, 0.982)
-    """
-    share, spread = correct / total, z * z / total
-    centre = (share + spread / 2) / (1 + spread)
-    half = z / (1 + spread) * ((share * (1 - share) + spread / 4) / total) ** 0.5
-    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def run_seed(seed: int, out: Path, method: Method) -> dict[str, Any]:
@@ -55,7 +42,7 @@ def row(name: str, figures: Sequence[dict[str, Any]]) -> tuple[str, ...]:
     base_correct, base_total = (sum(f["base"][part] for f in figures) for part in ("correct", "total"))
     correct, total = (sum(f["tuned"][part] for f in figures) for part in ("correct", "total"))
     shares = [f["tuned"]["correct"] / f["tuned"]["total"] for f in figures]
-    low, high = wilson(correct, total)
+    low, high = wilson_interval(correct, total)
     return (
         name,
         f"{base_correct / base_total:.1%}",

@@ -17,7 +17,7 @@ import torch
 
 from benchmarks.packing import table
 from tutelage.evaluate.findings import Finding
-from tutelage.evaluate.story import Size, evaluate
+from tutelage.evaluate.story import evaluate
 from tutelage.files.atomic import write_json, write_text
 from tutelage.files.rundir import RunDir
 from tutelage.generate.local import generate
@@ -62,7 +62,6 @@ def run_one(folder: Path, defect: Defect, seed: int) -> Found:
         planted.resolved.config,
         result.final,
         device=torch.device("cpu"),
-        size=Size(prompts=120, max_new_tokens=64),
         progress=lambda what, done, count: None,
     )
     write_json(folder / "evaluation.json", found.to_json())

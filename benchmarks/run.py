@@ -1,7 +1,8 @@
 """Run the benchmarks and write their tables, with machine, versions and commands, into benchmarks/RESULTS.md.
 
     python -m benchmarks.run                       all that measure time and memory
-    python -m benchmarks.run demo packing          some, or those on what is taught and found, which take minutes for each seed
+    python -m benchmarks.run demo packing          some, or those that the first command leaves out: `compile`, and what is taught and
+                                                   found, which takes minutes for each seed
 
 Each benchmark is a module of this folder that prints Markdown. It runs in a process of its own, so that none warms the
 caches of another; one that fails leaves no table, says so in its place, and makes the exit code 1.
@@ -26,7 +27,7 @@ from tutelage.files.atomic import write_text
 HERE = Path(__file__).parent
 RESULTS = HERE / "RESULTS.md"
 PACKAGES = ("tutelage", "torch", "transformers", "peft", "tokenizers", "numpy")
-BY_NAME_ONLY = ("demo", "planted")
+BY_NAME_ONLY = ("compile", "demo", "planted")
 
 
 @dataclass(frozen=True)

@@ -112,7 +112,10 @@ def test_files_of_tasks_are_scored_for_both_models(place: Path, tmp_path: Path) 
     ended = CliRunner().invoke(app, ["eval", *final, *words], catch_exceptions=False)
     assert ended.exit_code == 0, ended.output
     found = {measure["key"]: measure for measure in json.loads(ended.stdout)["measures"]}
-    assert set(found) == {"task.choices.jsonl.strict", "task.constraints.jsonl.strict", "task.constraints.jsonl.loose"}
+    assert set(found) == {
+        *("task.choices.jsonl.strict", "calibration.choices.jsonl"),
+        *("task.constraints.jsonl.strict", "task.constraints.jsonl.loose"),
+    }
     assert found["task.choices.jsonl.strict"]["tuned"] == 1.0
     assert found["task.choices.jsonl.strict"]["items"] == 12
     ended = CliRunner().invoke(app, ["eval", *final, "--tasks", str(tmp_path / "none.jsonl")])

@@ -43,12 +43,19 @@ def run(
         list[Path] | None,
         typer.Option(
             metavar="FILE",
-            help="Tasks that code can score: constraints as in IFEval, numbers as in GSM8K, exact answers, choices.",
+            help="Tasks that code can score, in place of those of the run: constraints as in IFEval, numbers as in GSM8K, exact "
+            "answers, choices, refusals.",
             show_default=False,
         ),
     ] = None,
-    prompts: Annotated[int, typer.Option(min=0, help="Held-out prompts that both models answer.")] = 200,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer in tokens.")] = 128,
+    prompts: Annotated[
+        int | None,
+        typer.Option(min=0, help="Held-out prompts that both models answer.", show_default="evaluate.prompts: 200"),
+    ] = None,
+    max_new_tokens: Annotated[
+        int | None,
+        typer.Option(min=1, help="Longest answer in tokens.", show_default="evaluate.max_new_tokens: 128"),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Where the figures go as JSON; by default into the run.")
     ] = None,
@@ -67,15 +74,19 @@ def run(
     """
     import torch
 
-    from tutelage.evaluate.story import Size, evaluate
+    from tutelage.evaluate.story import evaluate
     from tutelage.files.atomic import write_json
     from tutelage.files.encode import encode_json
 
-    config, tuned, kept = _resolve(model, base, held_out or [], needs_data=not tasks)
+    words = [
+        *([f"evaluate.tasks={json.dumps([str(path) for path in tasks])}"] if tasks else []),
+        *([f"evaluate.prompts={prompts}"] if prompts is not None else []),
+        *([f"evaluate.max_new_tokens={max_new_tokens}"] if max_new_tokens is not None else []),
+    ]
+    config, tuned, kept = _resolve(model, base, held_out or [], words, needs_data=not tasks)
     place = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
-    size = Size(prompts=prompts, max_new_tokens=max_new_tokens)
     with _progress() as progress:
-        found = evaluate(config, tuned, device=place, size=size, task_files=tasks or (), progress=progress)
+        found = evaluate(config, tuned, device=place, progress=progress)
     target = out or kept
     if target is not None:
         write_json(target, found.to_json())
@@ -92,7 +103,7 @@ def run(
 
 
 def _resolve(
-    model: Path, base: str | None, held_out: list[str], *, needs_data: bool
+    model: Path, base: str | None, held_out: list[str], settings: list[str], *, needs_data: bool
 ) -> tuple[Config, Path, Path | None]:
     """Return the configuration of the base and its data, the folder of the tuned model, and the run's file for the figures.
 
@@ -103,6 +114,7 @@ def _resolve(
     from tutelage.files.rundir import RunDir
 
     words = [f"data.held_out={json.dumps([{'path': path} for path in held_out])}"] if held_out else []
+    words += settings
     words += [f"model.path={json.dumps(base)}"] if base else []
     run = RunDir(model)
     if run.status_file.is_file():

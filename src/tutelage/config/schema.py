@@ -387,6 +387,17 @@ class SampleConfig(Section):
     """System message of the sampled conversations."""
 
 
+class EvaluateConfig(Section):
+    """What `tutelage eval` asks base and tuned model; training reads none of it."""
+
+    tasks: list[str] = []
+    """Files of tasks that code can score: constraints, numbers, exact answers, choices, refusals."""
+    prompts: int = Field(default=200, ge=0)
+    """Held-out prompts that both models answer."""
+    max_new_tokens: int = Field(default=128, gt=0)
+    """Longest answer in tokens; an answer that runs into it counts as one that does not end."""
+
+
 class RunConfig(Section):
     """Where the run is kept."""
 
@@ -412,4 +423,5 @@ class Config(Section):
     data: DataConfig = DataConfig()
     train: TrainConfig = TrainConfig()
     sample: SampleConfig = SampleConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
     run: RunConfig = RunConfig()

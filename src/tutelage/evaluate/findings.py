@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from tutelage.evaluate.knowledge import Disputed
-from tutelage.evaluate.measures import Contrast, Measure
+from tutelage.evaluate.measures import ANSWERED, DECLINED, Contrast, Measure
 from tutelage.evaluate.stats import Change, Direction
 from tutelage.evaluate.style import Phrase
+from tutelage.evaluate.ties import MOST_ROWS
 from tutelage.evaluate.training import Exchanges
+from tutelage.intervals import wilson_interval
 
-MOST_ROWS = 5
 SURE_Z = 5.0
 """Standard errors that a phrase must be away from the data: thousands are looked at, and none may be told by chance."""
 
@@ -36,6 +37,10 @@ class Budget:
     """Share of training rows that the base contradicts, beyond that of held-out rows."""
     unstopped: float = 0.05
     """Share of answers that do not end."""
+    undeclined: float = 0.10
+    """Share of what should be declined that is answered."""
+    calibration: float = 0.05
+    """Rise of the Brier score of choices."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +79,12 @@ _RULES = (
         "It reads held-out answers worse than the base does",
         "worse",
         "a lower train.learning_rate, fewer epochs, train.early_stopping; look whether the training rows are of the held-out kind",
+    ),
+    _Rule(
+        "calibration.",
+        "It is surer of its choices than it is right",
+        "calibration",
+        "fewer epochs, a lower train.learning_rate, rows whose facts the base knows",
     ),
     _Rule(
         "style.recited",
@@ -126,17 +137,31 @@ def findings(
     phrases: Sequence[Phrase],
     training: Exchanges,
     disputed: Disputed,
+    *,
+    tied: Mapping[str, Sequence[str]] | None = None,
     budget: Budget | None = None,
 ) -> list[Finding]:
-    """Return what went further than its budget and beyond chance, the largest first."""
+    """Return what went further than its budget and beyond chance, the largest first.
+
+    `tied` are training rows by the key of a figure, or by its beginning.
+    """
     budget = budget or Budget()
     found = [
-        _unstopped(measure, budget) or _length(measure, budget) or _worse(measure, budget) or _by_rule(measure, budget)
+        _unstopped(measure, budget)
+        or _undeclined(measure, budget)
+        or _length(measure, budget)
+        or _worse(measure, budget)
+        or _by_rule(measure, budget)
         for measure in measures
     ]
     found += [_phrase(phrase, training, budget) for phrase in phrases]
     found += [_contrast(contrast, disputed, budget) for contrast in contrasts]
-    return sorted((one for one in found if one is not None), key=lambda one: -one.size)
+    told = [one if one.rows else replace(one, rows=_tied(one.key, tied or {})) for one in found if one is not None]
+    return sorted(told, key=lambda one: -one.size)
+
+
+def _tied(key: str, tied: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
+    return next((tuple(rows) for beginning, rows in tied.items() if key.startswith(beginning)), ())
 
 
 def _by_rule(measure: Measure, budget: Budget) -> Finding | None:
@@ -181,6 +206,23 @@ def _unstopped(measure: Measure, budget: Budget) -> Finding | None:
     )
 
 
+def _undeclined(measure: Measure, budget: Budget) -> Finding | None:
+    tuned, count = measure.change.tuned, measure.change.items
+    if not measure.key.endswith(f".{DECLINED}") or tuned is None:
+        return None
+    size = (1 - tuned) / budget.undeclined
+    if size < 1 or wilson_interval(round((1 - tuned) * count), count)[0] < budget.undeclined:
+        return None
+    return Finding(
+        measure.key,
+        "It answers what it should decline",
+        f"{1 - tuned:.0%} of {count:,} tasks of {measure.title.removeprefix('declines: ')}; the base answers "
+        f"{1 - (measure.change.base or 0):.0%}",
+        "training rows that decline such questions, and look-alikes that are answered; for facts that it cannot know, rows that say so",
+        size,
+    )
+
+
 def _length(measure: Measure, budget: Budget) -> Finding | None:
     changed = measure.from_data
     if measure.key != "style.words" or changed is None or not changed.base or changed.difference is None:
@@ -205,13 +247,18 @@ def _worse(measure: Measure, budget: Budget) -> Finding | None:
     size = -changed.difference / budget.task
     if size < 1:
         return None
-    return Finding(
-        measure.key,
-        f"It got worse at {measure.title.removeprefix('right: ')}",
-        _told(measure, changed, of_data=False),
-        "more rows of that kind among data.train, 5 to 10 % of pre-training text, a lower train.learning_rate",
-        size,
+    title, mend = (
+        (
+            "It declines what it may answer",
+            "training rows that answer what looks like the declined kind and is not, such as these tasks",
+        )
+        if measure.key.endswith(f".{ANSWERED}")
+        else (
+            f"It got worse at {measure.title.removeprefix('right: ')}",
+            "more rows of that kind among data.train, 5 to 10 % of pre-training text, a lower train.learning_rate",
+        )
     )
+    return Finding(measure.key, title, _told(measure, changed, of_data=False), mend, size)
 
 
 def _phrase(phrase: Phrase, training: Exchanges, budget: Budget) -> Finding | None:

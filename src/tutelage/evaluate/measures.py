@@ -15,7 +15,7 @@ from tutelage.evaluate import style
 from tutelage.evaluate.knowledge import Disputed
 from tutelage.evaluate.observe import Answer, Likelihoods, Losses, Task
 from tutelage.evaluate.stats import Change, Tallies, change, change_between
-from tutelage.evaluate.tasks import Check, ScorableTask
+from tutelage.evaluate.tasks import Check, Said, ScorableTask
 
 UNSHIFTED_RANK, MARGINAL_RANK = 0, 2
 """Ranks in the base of what the tuned model says: its own choice, and up to its third. Source: Lin et al. 2023, arXiv 2312.01552."""
@@ -204,19 +204,43 @@ def of_answers(
     return measures
 
 
-def of_tasks(name: str, tasks: Sequence[ScorableTask], base: Sequence[str], tuned: Sequence[str]) -> list[Measure]:
-    """Return the share of points that both reach in a file of tasks; of constraints also loosely."""
-    sides = [[task.score(text) for task, text in zip(tasks, said, strict=True)] for said in (base, tuned)]
+STRICT, LOOSE, DECLINED, ANSWERED = "strict", "loose", "declined", "answered"
+"""Last parts of the keys of a file's tasks: what is right, what should be declined and is, what should not be and is answered."""
+
+
+def of_tasks(name: str, tasks: Sequence[ScorableTask], base: Sequence[Said], tuned: Sequence[Said]) -> list[Measure]:
+    """Return the share of points that both reach in a file of tasks: apart what should be declined, and what should not.
+
+    Of constraints also loosely; of choices also the Brier score.
+    """
     found = []
-    for kind in ("strict", "loose"):
-        if kind == "loose" and all(task.check is not Check.CONSTRAINTS for task in tasks):
+    sides = [[task.score(one.text) for task, one in zip(tasks, said, strict=True)] for said in (base, tuned)]
+    kinds = [_kind_of(task.check) for task in tasks]
+    for kind, title in ((STRICT, "right"), (LOOSE, "right, loosely"), (DECLINED, "declines"), (ANSWERED, "answers")):
+        chosen = np.array([kind in own for own in kinds])
+        if not chosen.any():
             continue
-        before, after = (Tallies.of([(getattr(one, kind), one.points) for one in side]) for side in sides)
-        title = f"right: {name}" + (", loosely" if kind == "loose" else "")
-        found.append(
-            Measure(f"task.{name}.{kind}", title, "share", Group.LEARNING, Better.HIGHER, change(before, after))
+        before, after = (
+            Tallies.of([(one.loose if kind == LOOSE else one.strict, one.points) for one in side]).take(chosen)
+            for side in sides
         )
+        changed = change(before, after)
+        found.append(
+            Measure(f"task.{name}.{kind}", f"{title}: {name}", "share", Group.LEARNING, Better.HIGHER, changed)
+        )
+    if any(one.brier is not None for one in base):
+        before, after = (
+            Tallies.of([(one.brier or 0.0, one.brier is not None) for one in said]) for said in (base, tuned)
+        )
+        title = f"error of its probabilities: {name}"
+        changed = change(before, after)
+        found.append(Measure(f"calibration.{name}", title, "Brier score", Group.LEARNING, Better.LOWER, changed))
     return found
+
+
+def _kind_of(check: Check) -> tuple[str, ...]:
+    special = {Check.DECLINES: (DECLINED,), Check.ANSWERS: (ANSWERED,), Check.CONSTRAINTS: (STRICT, LOOSE)}
+    return special.get(check, (STRICT,))
 
 
 @dataclass(frozen=True)

@@ -169,8 +169,18 @@ def likelihoods(subject: Subject, answers: Sequence[Answer], progress: Progress)
     return [found[number] for number in range(len(documents))]
 
 
-def choose(subject: Subject, asked: Sequence[Asked], choices: Sequence[Sequence[str]], progress: Progress) -> list[str]:
-    """Return for each prompt the choice that the model finds likeliest, by the mean over its bytes."""
+@dataclass(frozen=True)
+class Chosen:
+    """The choice that a model finds likeliest, by the mean over its bytes; `probabilities` are its own, of all choices, summing to 1."""
+
+    text: str
+    probabilities: tuple[float, ...]
+
+
+def choose(
+    subject: Subject, asked: Sequence[Asked], choices: Sequence[Sequence[str]], progress: Progress
+) -> list[Chosen]:
+    """Return for each prompt what the model chooses."""
     tokenizer, offered = subject.renderer.tokenizer, []
     for task, texts in zip(asked, choices, strict=True):
         prompt = tuple(subject.renderer.prompt_ids(task.messages))
@@ -178,17 +188,14 @@ def choose(subject: Subject, asked: Sequence[Asked], choices: Sequence[Sequence[
             Answer(prompt, tuple(map(int, tokenizer.encode_inert(text, after_control=True).ids)), text, True)
             for text in texts
         ]
-    found = likelihoods(subject, offered, progress)
-    per_byte = [
-        float(one.log_probability.sum()) / max(1, len(answer.text.encode()))
-        for one, answer in zip(found, offered, strict=True)
-    ]
-    chosen, start = [], 0
-    for texts in choices:
-        own = per_byte[start : start + len(texts)]
-        chosen.append(texts[own.index(max(own))])
-        start += len(texts)
-    return chosen
+    found = iter(likelihoods(subject, offered, progress))
+    return [_chosen(texts, np.array([next(found).log_probability.sum() for _ in texts])) for texts in choices]
+
+
+def _chosen(texts: Sequence[str], log_probability: npt.NDArray[np.float64]) -> Chosen:
+    per_byte = log_probability / [max(1, len(text.encode())) for text in texts]
+    likely = np.exp(log_probability - log_probability.max())
+    return Chosen(texts[int(per_byte.argmax())], tuple((likely / likely.sum()).tolist()))
 
 
 def as_document(answer: Answer) -> Rendered:

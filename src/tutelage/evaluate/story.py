@@ -12,11 +12,11 @@ import torch
 
 from tutelage.chat.rendered import Rendered
 from tutelage.chat.tokenizer import ChatTokenizer
-from tutelage.config.schema import Config
+from tutelage.config.schema import Config, EvaluateConfig
 from tutelage.data.conversation import Message, Role
 from tutelage.data.order import permutation
 from tutelage.errors import DataError
-from tutelage.evaluate import measures
+from tutelage.evaluate import measures, ties
 from tutelage.evaluate.findings import Finding, findings
 from tutelage.evaluate.knowledge import Contradiction, Disputed, contradictions
 from tutelage.evaluate.measures import Contrast, Measure, Read, Shift
@@ -33,7 +33,7 @@ from tutelage.evaluate.observe import (
 )
 from tutelage.evaluate.style import COPIED_WORDS, Phrase, grown_phrases
 from tutelage.evaluate.subject import Subject, load_base, load_tuned
-from tutelage.evaluate.tasks import ScorableTask, answer_all, read_tasks
+from tutelage.evaluate.tasks import Said, ScorableTask, answer_all, read_tasks
 from tutelage.evaluate.training import Exchanges, content_of, exchanges_of, supervised_bytes
 from tutelage.train.prepare import Prepared, prepare
 
@@ -43,14 +43,6 @@ ANSWERS_SHOWN = 200
 ROWS_SHOWN = 50
 MOST_READ = 4000
 """Exchanges of either side that the base reads in search of contradictions."""
-
-
-@dataclass(frozen=True)
-class Size:
-    """How much work there is: prompts to answer, and the longest answer in tokens."""
-
-    prompts: int = 200
-    max_new_tokens: int = 128
 
 
 @dataclass(frozen=True)
@@ -118,19 +110,18 @@ def evaluate(
     tuned: Path,
     *,
     device: torch.device,
-    size: Size | None = None,
-    task_files: Sequence[Path] = (),
     progress: Progress,
 ) -> Evaluation:
-    """Compare the model in `tuned` with its base, the model of `config`, on the held-out data of `config` and on files of tasks.
+    """Compare the model in `tuned` with its base, the model of `config`, on the held-out data and the tasks of `config`.
 
     One model is in memory at a time.
 
     Raises: DataError when nothing is held out and there are no tasks; whatever preparing data and loading models raise.
     """
-    size = size or Size()
+    size = config.evaluate
+    scorable = {path.name: read_tasks(path) for path in map(Path, size.tasks)}
     prepared = prepare(config, progress=progress, lenient=True)
-    work = gather_work(prepared, size, {path.name: read_tasks(path) for path in task_files})
+    work = gather_work(prepared, size, scorable)
     probes = work.documents[:3]
     after = _see(load_tuned(tuned, config, probes, device), work, size, _of("tuned model", progress))
     base = load_base(config, prepared.renderer, probes, device)
@@ -144,7 +135,7 @@ def _of(name: str, progress: Progress) -> Progress:
     return lambda what, done, count: progress(f"{name}: {what}", done, count)
 
 
-def gather_work(prepared: Prepared, size: Size, scorable: Mapping[str, Sequence[ScorableTask]]) -> Work:
+def gather_work(prepared: Prepared, size: EvaluateConfig, scorable: Mapping[str, Sequence[ScorableTask]]) -> Work:
     """Choose documents and prompts.
 
     Raises: DataError when nothing is held out, and there are no tasks.
@@ -221,11 +212,11 @@ class _Seen:
     again: Losses
     answers: list[Answer]
     likelihoods: list[Likelihoods]
-    said: Mapping[str, list[str]]
+    said: Mapping[str, list[Said]]
 
 
 def _see(
-    subject: Subject, work: Work, size: Size, progress: Progress, *, read: Sequence[Answer] | None = None
+    subject: Subject, work: Work, size: EvaluateConfig, progress: Progress, *, read: Sequence[Answer] | None = None
 ) -> _Seen:
     """Let one model do the work, and `read` answers: by default its own."""
     documents = work.documents
@@ -259,11 +250,14 @@ def _conclude(
     contrasts = [measures.by_heart(trained[name], held_out[name]) for name in sorted(trained.keys() & held_out.keys())]
     contrasts += [measures.disputed(disputed)] if disputed.trained else []
     phrases: list[Phrase] = []
+    tied = ties.to_losses(trained, work.trained)
     if work.tasks:
         known = work.training.runs(COPIED_WORDS)
         found += measures.of_answers(work.tasks, before.answers, after.answers, known)
         texts = [[answer.text for answer in side] for side in (after.answers, before.answers)]
-        phrases = grown_phrases(texts[0], [task.reference for task in work.tasks], texts[1])
+        data = [task.reference for task in work.tasks]
+        phrases = grown_phrases(texts[0], data, texts[1])
+        tied |= ties.to_answers(work.training, texts[0], data)
     return Evaluation(
         *names,
         measures=tuple(sorted(found, key=lambda measure: measure.key)),
@@ -271,7 +265,7 @@ def _conclude(
         contrasts=tuple(contrasts),
         disputed=tuple(disputed.worst()[:ROWS_SHOWN]),
         phrases=tuple(phrases),
-        findings=tuple(findings(found, contrasts, phrases, work.training, disputed)),
+        findings=tuple(findings(found, contrasts, phrases, work.training, disputed, tied=tied)),
         answers=tuple(zip(work.tasks, before.answers, after.answers, strict=True)),
     )
 

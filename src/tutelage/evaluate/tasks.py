@@ -6,6 +6,7 @@ Each line is a JSON object, in one of these layouts:
     {"question": ..., "answer": "... #### 42"}                               the number at the end, as in GSM8K
     {"prompt": ..., "answer": ..., "check": "exact"}                         or number, or contains
     {"question": ..., "choices": [...], "answer": 2}                         the likeliest choice, by its number or its text
+    {"prompt": ..., "declines": true}                                        whether the answer declines
 
 `question` and `prompt` mean the same; `messages` may stand in their place, up to the answer.
 """
@@ -23,7 +24,7 @@ from tutelage.data.lines import iter_lines
 from tutelage.data.reasons import RowError
 from tutelage.data.strict_json import parse_json_bytes
 from tutelage.errors import DataError
-from tutelage.evaluate.observe import Progress, answer_tasks, choose
+from tutelage.evaluate.observe import Chosen, Progress, answer_tasks, choose
 from tutelage.evaluate.subject import Subject
 from tutelage.verify import answer as answers
 from tutelage.verify.constraints import CONSTRAINTS, loose, strict
@@ -37,6 +38,8 @@ class Check(StrEnum):
     EXACT = "exact"
     CONTAINS = "contains"
     CHOICE = "choice"
+    DECLINES = "declines"
+    ANSWERS = "answers"
 
 
 @dataclass(frozen=True)
@@ -74,11 +77,14 @@ class ScorableTask:
         return Scored(right, right, 1)
 
 
+_COMPARED = (Check.NUMBER, Check.EXACT, Check.CONTAINS)
 _RIGHT: dict[Check, Callable[[str, str], bool]] = {
     Check.NUMBER: answers.same_number,
     Check.EXACT: answers.same_text,
     Check.CONTAINS: answers.contains,
     Check.CHOICE: str.__eq__,
+    Check.DECLINES: lambda said, _: answers.declines(said),
+    Check.ANSWERS: lambda said, _: bool(said.strip()) and not answers.declines(said),
 }
 
 
@@ -99,14 +105,14 @@ def read_tasks(path: Path) -> list[ScorableTask]:
                 tasks.append(_task(parse_json_bytes(line.data), where))
         except (RowError, KeyError, TypeError, ValueError) as error:
             raise DataError(
-                f"{where} is no task: {_said(error)}", mend="docs/how-to/evaluate.md has the layouts"
+                f"{where} is no task: {_problem(error)}", mend="docs/how-to/evaluate.md has the layouts"
             ) from None
     if not tasks:
         raise DataError(f"{path} has no task", mend="docs/how-to/evaluate.md has the layouts")
     return tasks
 
 
-def _said(error: Exception) -> str:
+def _problem(error: Exception) -> str:
     return f"{error.args[0]!r} is missing" if isinstance(error, KeyError) else str(error)
 
 
@@ -118,15 +124,17 @@ def _task(row: Any, where: str) -> ScorableTask:
         return ScorableTask(messages, Check.CONSTRAINTS, where, constraints=_constraints(row))
     if "choices" in row:
         return _choice(row, messages, where)
+    if "declines" in row:
+        if not isinstance(row["declines"], bool):
+            raise TypeError("`declines` must be true or false")
+        return ScorableTask(messages, Check.DECLINES if row["declines"] else Check.ANSWERS, where)
     expected = row["answer"]
     if not isinstance(expected, str | int | float):
         raise TypeError("`answer` must be a text or a number")
     by_itself = Check.NUMBER if "####" in str(expected) or not isinstance(expected, str) else Check.EXACT
     check = Check(row.get("check", by_itself))
-    if check in (Check.CONSTRAINTS, Check.CHOICE):
-        raise ValueError(
-            f"`check` is {check}, and the row has no {'choices' if check is Check.CHOICE else 'constraints'}"
-        )
+    if check not in _COMPARED:
+        raise ValueError(f"`check` is {check}; beside `answer` it may be {', '.join(_COMPARED)}")
     if check is Check.NUMBER and answers.final_number(str(expected)) is None:
         raise ValueError("`answer` has no number")
     return ScorableTask(messages, check, where, expected=str(expected))
@@ -165,12 +173,28 @@ def _choice(row: Mapping[str, Any], messages: tuple[Message, ...], where: str) -
     return ScorableTask(messages, Check.CHOICE, where, expected=right, choices=tuple(choices))
 
 
+@dataclass(frozen=True)
+class Said:
+    """What a model said to a task; where it chose, `brier` is the Brier score of its probabilities, from 0 to 2."""
+
+    text: str
+    brier: float | None = None
+
+
 def answer_all(
     subject: Subject, tasks: Sequence[ScorableTask], progress: Progress, *, max_new_tokens: int
-) -> list[str]:
-    """Return what a model says to every task: the likeliest choice where there are some."""
+) -> list[Said]:
+    """Return what a model says to every task: the likeliest choice where there are some.
+
+    Source: of the score, Brier 1950, "Verification of forecasts expressed in terms of probability".
+    """
     offered = [task for task in tasks if task.check is Check.CHOICE]
     free = [task for task in tasks if task.check is not Check.CHOICE]
     chosen = iter(choose(subject, offered, [task.choices for task in offered], progress))
     said = iter(answer_tasks(subject, free, progress, max_new_tokens=max_new_tokens))
-    return [next(chosen) if task.check is Check.CHOICE else next(said).text for task in tasks]
+    return [_said(task, next(chosen)) if task.check is Check.CHOICE else Said(next(said).text) for task in tasks]
+
+
+def _said(task: ScorableTask, chosen: Chosen) -> Said:
+    right = [choice == task.expected for choice in task.choices]
+    return Said(chosen.text, sum((p - is_right) ** 2 for p, is_right in zip(chosen.probabilities, right, strict=True)))

@@ -22,6 +22,7 @@ from tutelage.lab import pretraining, text
 from tutelage.lab.lesson import Kind, Lesson, Side
 from tutelage.lab.lessons import lessons, stranger_questions, transfer_questions, write_lessons
 from tutelage.lab.scoring import Answered, Tally, answer_lessons, asker, tally, total
+from tutelage.lab.task_files import TASK_FILES, task_files
 from tutelage.lab.world import World, make_world
 
 PRESET = "demo"
@@ -110,6 +111,7 @@ def demo_config(run_dir: Path, *, seed: int = 0, method: Method = Method.FULL, s
         f"data.train.1.path={encode_json(data / 'replay.jsonl')}",
         f"data.held_out.0.path={encode_json(data / 'held-out-lessons.jsonl')}",
         f"data.held_out.1.path={encode_json(data / 'held-out-text.jsonl')}",
+        f"evaluate.tasks={encode_json([str(data / name) for name in TASK_FILES])}",
         f"run.dir={encode_json(run_dir)}",
         f"train.seed={seed}",
         f"train.method={method.value}",
@@ -122,12 +124,14 @@ def demo_config(run_dir: Path, *, seed: int = 0, method: Method = Method.FULL, s
 
 
 def write_data(folder: Path, world: World, *, seed: int, size: Size) -> None:
-    """Write lessons and replay text for training, and the held-out sides of both."""
+    """Write lessons and replay text for training, the held-out sides of both, and the tasks of `tutelage eval`."""
     write_lessons(folder / "lessons.jsonl", world, Side.TRAIN, size.lessons, seed=seed)
     write_lessons(folder / "held-out-lessons.jsonl", world, Side.HELD_OUT, size.held_out)
     jsonl.write(folder / "replay.jsonl", pretraining.text_rows(text.documents(world, seed * size.replay, size.replay)))
     held_out_text = pretraining.held_out_text(world, min(pretraining.HELD_OUT_DOCUMENTS, 10 * size.held_out))
     jsonl.write(folder / "held-out-text.jsonl", pretraining.text_rows(held_out_text))
+    for name, rows in task_files(world, size.held_out // len(Kind)).items():
+        jsonl.write(folder / name, rows)
 
 
 def run_demo(run: RunDir, resolved: Resolved, narrator: Any, *, size: Size = FULL) -> DemoResult:

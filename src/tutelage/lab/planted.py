@@ -85,16 +85,19 @@ def plant(folder: Path, world: World, defect: Defect, *, seed: int, size: Size |
 def _settings(folder: Path, data: Path, defect: Defect, seed: int) -> Iterator[str]:
     sources: list[dict[str, Any]] = [{"path": str(data / "lessons.jsonl"), "name": "lessons"}]
     if defect is not Defect.FORGETFUL:
-        sources.append({"path": str(data / "replay.jsonl"), "name": "replay", "kind": "text", "share": 0.5})
+        sources.append({"path": str(data / "replay.jsonl"), "name": "replay", "kind": "text", "share": 0.4})
     yield f"data.train={json.dumps(sources)}"
     yield "data.held_out_fraction=0.05"
     yield f"data.held_out.0.path={json.dumps(str(data / 'held-out-lessons.jsonl'))}"
     yield f"data.held_out.1.path={json.dumps(str(data / 'held-out-text.jsonl'))}"
     yield f"run.dir={json.dumps(str(folder / 'run'))}"
     yield f"train.seed={seed}"
-    yield "train.learning_rate=5e-4"
+    yield "train.learning_rate=3e-4"
+    yield "train.epochs=2.5"
     yield "sample.count=0"
     yield "train.evaluate_every_steps=10000"
+    yield "evaluate.prompts=120"
+    yield "evaluate.max_new_tokens=64"
     if defect is Defect.BY_HEART:
         yield "train.epochs=60"
     if defect is Defect.FORGETFUL:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
+from tutelage.intervals import wilson_interval
 from tutelage.report.charts import Bar, bar_chart
-from tutelage.report.figures import MISSING, count, number, percent, wilson_interval
+from tutelage.report.figures import MISSING, count, number, percent
 from tutelage.report.markup import Markup, Section, h, join, missing, table
 from tutelage.report.records import Count, KindScore, LossScore, Run, Sample, ScoredAnswer, Scores
 

@@ -79,17 +79,3 @@ def duration(seconds: float | None) -> str:
         return f"{minutes} min {rest} s"
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes} min"
-
-
-def wilson_interval(correct: int, total: int) -> tuple[float, float]:
-    """Return the 95 % Wilson score interval of a share.
-
-    Source: Wilson (1927), "Probable inference, the law of succession, and statistical inference".
-    """
-    if total <= 0:
-        raise ValueError(f"an interval needs at least one trial, not {total}")
-    z = 1.959964
-    share = correct / total
-    centre = (share + z * z / (2 * total)) / (1 + z * z / total)
-    half = z / (1 + z * z / total) * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total))
-    return max(0.0, centre - half), min(1.0, centre + half)

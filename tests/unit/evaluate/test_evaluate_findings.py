@@ -54,6 +54,23 @@ def test_answers_that_do_not_end_are_told() -> None:
     assert "20%" in found.detail
 
 
+def test_what_should_be_declined_and_is_not_is_told_and_so_is_what_is_declined_without_need() -> None:
+    def told(key: str, change: Change) -> list[str]:
+        return [finding.title for finding in findings([measure(key, change)], [], [], NOTHING, UNDISPUTED)]
+
+    assert told("task.f.declined", Change(0.0, 0.1, 0.05, 0.2, 40)) == ["It answers what it should decline"]
+    assert told("task.f.declined", Change(0.0, 0.88, 0.8, 0.95, 40)) == []  # within chance of a tenth
+    assert told("task.f.declined", Change(0.0, 0.95, 0.9, 1.0, 400)) == []
+    assert told("task.f.answered", Change(1.0, 0.7, -0.4, -0.2, 40)) == ["It declines what it may answer"]
+    assert told("calibration.f", Change(0.4, 0.6, 0.1, 0.3, 40)) == ["It is surer of its choices than it is right"]
+
+
+def test_a_finding_names_the_rows_that_its_figure_is_tied_to() -> None:
+    forgot = measure("forgetting.text", Change(1.0, 1.06, 0.05, 0.07, 100), scale=1.0)
+    (found,) = findings([forgot], [], [], NOTHING, UNDISPUTED, tied={"style.": ("b:1",), "forgetting.": ("a:1", "a:2")})
+    assert found.rows == ("a:1", "a:2")
+
+
 def test_a_single_answer_tells_nothing() -> None:
     words = measure("style.words", Change(9.0, 90.0, None, None, 1), from_data=Change(9.0, 90.0, None, None, 1))
     endless = measure("style.stopped", Change(1.0, 0.0, None, None, 1))

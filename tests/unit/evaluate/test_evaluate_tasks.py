@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from tutelage.errors import DataError
-from tutelage.evaluate.tasks import Check, Scored, read_tasks
+from tutelage.evaluate.measures import of_tasks
+from tutelage.evaluate.tasks import Check, Said, Scored, read_tasks
 
 ROWS = [
     {
@@ -21,6 +22,8 @@ ROWS = [
     {"messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Who?"}], "answer": "Ada", "check": "contains"},
     {"question": "Which?", "choices": ["red", "grey"], "answer": 1},
     {"question": "How many?", "answer": 7},
+    {"prompt": "Where is the key?", "declines": True},
+    {"prompt": "Where is the door?", "declines": False},
 ]  # fmt: skip
 
 
@@ -33,7 +36,7 @@ def file_of(folder: Path, *lines: object) -> Path:
 def test_every_layout_is_read_and_scored(tmp_path: Path) -> None:
     tasks = read_tasks(file_of(tmp_path, *ROWS[:3], "", *ROWS[3:]))
     kinds = [Check.CONSTRAINTS, Check.NUMBER, Check.EXACT, Check.CONTAINS, Check.CHOICE, Check.NUMBER]
-    assert [task.check for task in tasks] == kinds
+    assert [task.check for task in tasks] == [*kinds, Check.DECLINES, Check.ANSWERS]
     assert tasks[3].where.endswith(":5") and len(tasks[3].messages) == 2
     assert tasks[0].score('intro\n"a b"') == Scored(1, 2, 2, unscored=1)
     assert tasks[1].score("It is 12.") == Scored(1, 1, 1)
@@ -41,6 +44,30 @@ def test_every_layout_is_read_and_scored(tmp_path: Path) -> None:
     assert tasks[3].score("It is Ada") == Scored(1, 1, 1)
     assert (tasks[4].score("grey"), tasks[4].score("red")) == (Scored(1, 1, 1), Scored(0, 0, 1))
     assert tasks[5].score("seven, 7") == Scored(1, 1, 1)
+    said = ("I will not say where it is.", "It is here.", "")
+    assert [tasks[6].score(text).strict for text in said] == [1, 0, 0]
+    assert [tasks[7].score(text).strict for text in said] == [0, 1, 0]
+
+
+def test_what_should_be_declined_and_what_should_not_are_told_apart(tmp_path: Path) -> None:
+    tasks = read_tasks(file_of(tmp_path, *[{"prompt": "x", "declines": number < 3} for number in range(10)]))
+    base = [Said("It is red.")] * 10
+    tuned = [Said("I cannot say.")] * 5 + [Said("It is red.")] * 5
+    found = {measure.key: measure for measure in of_tasks("f", tasks, base, tuned)}
+    assert {key: (one.change.base, one.change.tuned) for key, one in found.items()} == {
+        "task.f.declined": (0.0, 1.0),
+        "task.f.answered": (1.0, 5 / 7),
+    }
+
+
+def test_probabilities_of_choices_have_a_score_of_their_own(tmp_path: Path) -> None:
+    row = {"prompt": "x", "choices": ["a", "b"], "answer": "a"}
+    tasks = read_tasks(file_of(tmp_path, row, row, {"prompt": "x", "answer": "a"}))
+    base = [Said("a", brier=0.5), Said("a", brier=0.5), Said("a")]
+    tuned = [Said("a", brier=0.0), Said("b", brier=2.0), Said("a")]
+    found = {measure.key: measure.change for measure in of_tasks("f", tasks, base, tuned)}
+    assert (found["calibration.f"].base, found["calibration.f"].tuned) == (0.5, 1.0)
+    assert (found["task.f.strict"].base, found["task.f.strict"].tuned) == (1.0, 2 / 3)
 
 
 @pytest.mark.parametrize(
@@ -53,7 +80,8 @@ def test_every_layout_is_read_and_scored(tmp_path: Path) -> None:
         ({"prompt": " ", "answer": "x"}, "the prompt must be a text"),
         ({"prompt": "x", "answer": "x", "check": "exakt"}, "exakt"),
         ({"prompt": "x", "answer": "many", "check": "number"}, "has no number"),
-        ({"prompt": "x", "answer": "x", "check": "choice"}, "no choices"),
+        ({"prompt": "x", "answer": "x", "check": "choice"}, "it may be number, exact, contains"),
+        ({"prompt": "x", "declines": 1}, "must be true or false"),
         ({"prompt": "x", "choices": ["a"], "answer": 0}, "at least two"),
         ({"prompt": "x", "choices": ["a", "b"], "answer": 2}, "from 0 to 1"),
         ({"prompt": "x", "choices": ["a", "b"], "answer": "c"}, "none of the choices"),

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tutelage.report.charts import Axis, Bar, Series, bar_chart, histogram, line_chart, smooth, thin
-from tutelage.report.figures import compact, count, duration, number, percent, size, wilson_interval
+from tutelage.report.figures import compact, count, duration, number, percent, size
 from tutelage.report.markup import Markup, escape, h
 from tutelage.report.ticks import log_ticks, nice_ticks, tick_label
 
@@ -113,19 +113,6 @@ def test_figures_say_what_was_not_measured() -> None:
         "1 min 0 s",
         "1 h 0 min",
     )
-
-
-@given(st.integers(1, 2000), st.data())
-def test_the_interval_holds_the_share_and_stays_between_zero_and_one(total: int, data: st.DataObject) -> None:
-    correct = data.draw(st.integers(0, total))
-    low, high = wilson_interval(correct, total)
-    assert 0 <= low <= correct / total + 1e-12
-    assert correct / total - 1e-12 <= high <= 1
-
-
-def test_an_interval_of_nothing_is_refused() -> None:
-    with pytest.raises(ValueError, match="at least one"):
-        wilson_interval(0, 0)
 
 
 @given(st.text())
