@@ -21,7 +21,7 @@ from tutelage.files import jsonl
 
 METRICS = {
     *("step", "epoch", "loss", "loss_sum", "weight_sum", "tokens", "supervised_tokens", "documents", "packs", "fill"),
-    *("seconds", "learning_rate", "grad_norm", "per_source"),
+    *("seconds", "learning_rate", "grad_norm", "per_source", "per_slice", "replay_weight"),
 }
 TRADES = ("baker", "miller", "weaver", "potter", "smith", "mason", "tailor")
 
@@ -226,6 +226,26 @@ def test_replay_gets_its_share_of_the_trained_tokens(place: Path, tmp_path: Path
         for name, (_, weight) in line["per_source"].items():
             sums[name] += weight
     assert sums["texts"] / sum(sums.values()) == pytest.approx(shares["texts"]["realised"])
+
+
+def test_slices_of_conversations_add_up_to_their_source_at_every_step_and_evaluation(
+    place: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    replay = [f"data.train.1.path={place / 'texts.jsonl'}", "data.train.1.kind=text", "data.train.1.share=0.3"]
+    assert tutelage(sft(place, run, *replay, "data.held_out_fraction=0.2")) == 0
+    for line in jsonl.read(run / "metrics.jsonl"):
+        parts = [line["per_slice"].get(name, (0.0, 0.0)) for name in ("answer", "reasoning", "tool call", "stop token")]
+        assert [sum(column) for column in zip(*parts, strict=True)] == pytest.approx(line["per_source"]["chats"])
+        assert line["per_slice"]["turn 1"] == pytest.approx(line["per_source"]["chats"])
+    for line in jsonl.read(run / "evals.jsonl"):
+        parts = [line["per_slice"][name] for name in ("answer", "stop token")]
+        for unit, whole in line["per_source"]["chats"].items():
+            assert sum(part[unit] for part in parts) == pytest.approx(whole)
+        assert line["per_slice"]["first token"]["tokens"] == line["per_slice"]["stop token"]["tokens"]
+    page = (run / "report.html").read_text()
+    assert "Training loss per part of an answer" in page and "Held-out loss per part of an answer" in page
+    assert "Training loss per turn" not in page  # there is but one
 
 
 def test_rows_without_a_trained_token_are_dropped_and_told(place: Path, tmp_path: Path) -> None:

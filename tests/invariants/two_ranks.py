@@ -53,7 +53,8 @@ def main(folder: Path) -> None:
                     neftune_alpha=5.0,
                     sources=("source-0", "source-1"),
                 )
-                found = total(accumulate_gradients(model, step, documents, settings, step=number).over_all_ranks())
+                totals = accumulate_gradients(model, step, documents, settings, step=number).over_all_ranks()
+                found = total(totals.by_source)
                 agree.sum_gradients(model.parameters())
                 name = f"{number}/{layout.value}"
                 sums[name] = [found.loss_sum, found.weight_sum, found.correct, found.tokens]

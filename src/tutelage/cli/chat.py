@@ -14,6 +14,7 @@ from rich.markup import escape
 from tutelage.cli.console import errors, say_problem, warn
 
 if TYPE_CHECKING:
+    from tutelage.data.retrieve import Retriever
     from tutelage.generate.local import Sampling
     from tutelage.generate.talk import Continuation, Talk
 
@@ -47,6 +48,14 @@ def run(
             show_default=False,
         ),
     ] = None,
+    retrieve: Annotated[
+        str | None,
+        typer.Option(
+            metavar="CORPUS",
+            help="Texts (file, folder or glob) whose best passages stand before each question, as data.retrieve does in training.",
+            show_default=False,
+        ),
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
 ) -> None:
     """Talk to a model in the terminal; answers stream. `/system TEXT` sets the system message, `/reset` starts anew.
@@ -56,6 +65,7 @@ def run(
     Examples:
         tutelage chat runs/mine
         tutelage chat Qwen/Qwen3-0.6B --system "Answer in one sentence." --temperature 0.7
+        tutelage chat runs/mine --retrieve handbook.txt
         echo "Who is the baker?" | tutelage chat runs/mine
     """
     if top_p == 0:
@@ -63,12 +73,14 @@ def run(
     from tutelage.generate.local import Sampling
 
     sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed)
-    talk = _open(model, device, sampling, system, template_variable or [])
+    talk = _open(model, device, sampling, system, template_variable or [], retrieve)
     _converse(talk, _typed_lines() if sys.stdin.isatty() else _piped_lines())
 
 
-def _open(name: str, device: str, sampling: Sampling, system: str | None, variables: list[str]) -> Talk | Continuation:
-    """Load model, tokenizer and template; a model without a template only continues text, and that is said."""
+def _open(
+    name: str, device: str, sampling: Sampling, system: str | None, variables: list[str], corpus: str | None
+) -> Talk | Continuation:
+    """Load model, tokenizer, template and corpus; a model without a template only continues text, and that is said."""
     import torch
 
     from tutelage.chat.render import Renderer
@@ -79,6 +91,7 @@ def _open(name: str, device: str, sampling: Sampling, system: str | None, variab
     from tutelage.model.locate import locate_model
 
     source = locate_model(name)
+    retriever = _retriever(source.folder, corpus)
     tokenizer = load_tokenizer(source.tokenizer_folder)
     place = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
     dtype = torch.bfloat16 if place.type == "cuda" else torch.float32
@@ -87,9 +100,31 @@ def _open(name: str, device: str, sampling: Sampling, system: str | None, variab
         warn("this model has no chat template: it is a base model that continues each text you type, and forgets it")
         if system is not None:
             warn("without a chat template there is no place for a system message")
+        if corpus is not None:
+            warn("without a chat template there is no question for passages to stand before")
         return Continuation(model, tokenizer, sampling)
     renderer = Renderer(tokenizer, variables=_template_variables(name, variables))
-    return Talk(model, renderer, sampling, system=system)
+    return Talk(model, renderer, sampling, system=system, retriever=retriever)
+
+
+def _retriever(folder: Path, corpus: str | None) -> Retriever | None:
+    """Return what puts passages of `corpus` before questions, and say where the model was trained otherwise."""
+    from tutelage.config.schema import Retrieve
+    from tutelage.data.retrieve import Retriever, digest_of, recall
+
+    known = recall(folder)
+    if corpus is None:
+        if known is not None:
+            warn(
+                f"this model was trained with passages of {known.corpus} before each question; --retrieve gives it some"
+            )
+        return None
+    retriever = Retriever(corpus, Retrieve(corpus=corpus) if known is None else known.rule(corpus))
+    if known is None:
+        warn("this model was not trained with passages before its questions, so it may pass them over")
+    elif digest_of(retriever.files) != known.digest:
+        warn(f"these are other texts than those it was trained with ({known.corpus})")
+    return retriever
 
 
 def _template_variables(name: str, words: list[str]) -> dict[str, Any]:
@@ -115,6 +150,7 @@ def _converse(talk: Talk | Continuation, lines: Iterator[str]) -> None:
             continue
         try:
             _speak(talk.answer(line))
+            _tell_sources(talk)
         except TutelageError as error:  # a question that cannot be asked ends the turn, not the conversation
             say_problem(error.problem, error.mend)
 
@@ -130,6 +166,13 @@ def _speak(pieces: Generator[str, None, None]) -> None:
         sys.stdout.write(" [stopped]")
     sys.stdout.write("\n")
     sys.stdout.flush()
+
+
+def _tell_sources(talk: Talk | Continuation) -> None:
+    from tutelage.generate.talk import Talk
+
+    if isinstance(talk, Talk) and talk.sources:
+        errors().print(f"[quiet]passages: {escape('; '.join(talk.sources))}[/]")
 
 
 def _printable(text: str) -> str:

@@ -56,11 +56,15 @@ TemplateName = Annotated[
 
 @dataclass(frozen=True, eq=False)
 class Example:
-    """One row: the documents it renders to, or why it cannot be rendered."""
+    """One row: the documents it renders to, or why it cannot be rendered.
+
+    `passages` says where those stand that `data.retrieve` put before each message of the user; None where it did not.
+    """
 
     row: int
     record: Conversation | Document
     result: list[Rendered] | RenderFailure
+    passages: tuple[tuple[str, ...], ...] | None = None
 
 
 def resolve_examples(
@@ -84,15 +88,22 @@ def read_examples(config: Config, renderer: Renderer, ledger: Ledger, *, row: in
 
     Faulty rows are booked in the ledger and passed over. Raises: DataError when `row` does not exist or is faulty.
     """
-    from tutelage.data.conversation import PreferencePair
+    from tutelage.data.conversation import Conversation, PreferencePair
+    from tutelage.data.retrieve import open_retriever
     from tutelage.data.sources import read_source
 
+    retriever = open_retriever(config.data.retrieve)
     for source in config.data.train:
         records = read_source(source, ledger, max_bad_fraction=1.0)
         trainable = [record for record in records if not isinstance(record, PreferencePair)]
         chosen = [record for record in trainable if row is None or (record.origin and record.origin.row == row)]
-        for record, result in zip(chosen, renderer.render_many(chosen), strict=True):
-            yield Example(record.origin.row if record.origin else 0, record, result)
+        passages: list[tuple[tuple[str, ...], ...] | None] = [None] * len(chosen)
+        for number, record in enumerate(chosen):
+            if retriever is not None and isinstance(record, Conversation):
+                with_passages = retriever.for_row(record)
+                chosen[number], passages[number] = with_passages.conversation, with_passages.where
+        for record, result, where in zip(chosen, renderer.render_many(chosen), passages, strict=True):
+            yield Example(record.origin.row if record.origin else 0, record, result, where)
 
 
 def count(number: int, word: str) -> str:

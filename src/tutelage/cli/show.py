@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.markup import escape
 
 from tutelage.cli.console import errors, output, warn
 from tutelage.cli.examples import (
@@ -96,6 +97,8 @@ def _renderable(examples: Iterator[Example], ledger: Ledger, row: int | None) ->
     for example in examples:
         if isinstance(example.result, list):
             shown += 1
+            if row is not None:
+                _tell_passages(example)
             yield example.result
         elif row is not None:
             raise example.result.error
@@ -104,6 +107,12 @@ def _renderable(examples: Iterator[Example], ledger: Ledger, row: int | None) ->
             if failed == 1:
                 warn(str(example.result.error))
     _tell_what_is_left_out(ledger, shown, failed, row)
+
+
+def _tell_passages(example: Example) -> None:
+    """Say where the passages of a row stand."""
+    for number, where in enumerate(example.passages or (), start=1):
+        errors().print(f"[quiet]passages before question {number}:[/] {escape('; '.join(where) or 'none')}")
 
 
 def _tell_what_is_left_out(ledger: Ledger, shown: int, failed: int, row: int | None) -> None:
@@ -174,7 +183,8 @@ def _print_json(examples: Iterator[Example], ledger: Ledger, row: int | None) ->
         if isinstance(example.result, list):
             shown += 1
             for document in example.result:
-                typer.echo(encode_json(_json_document(example.row, document)))
+                passages = {} if example.passages is None else {"passages": example.passages}
+                typer.echo(encode_json({**_json_document(example.row, document), **passages}))
         elif row is not None:
             raise example.result.error
         else:  # a line of its own, so that no row is missing without a word

@@ -199,6 +199,18 @@ class SourceConfig(Section):
         return self
 
 
+class Retrieve(Section):
+    """Passages from texts of your own, put before each question: a model that reads need not know, and need not invent."""
+
+    corpus: str | None = None
+    """File, folder or glob of texts (as a source of kind `text`); the passages that share most words with a question (BM25) stand
+    before it, in every conversation of the run. Null retrieves nothing. It needs `pip install "tutelage[retrieval]"`."""
+    passages: int = Field(default=3, gt=0)
+    """How many passages a question gets, at most; one that shares no word with any passage gets none."""
+    passage_words: int = Field(default=100, gt=0)
+    """Longest passage in words; texts are cut at ends of sentences or lines where there are some."""
+
+
 class DataConfig(Section):
     """What is learned from, and what of it counts."""
 
@@ -223,6 +235,8 @@ class DataConfig(Section):
     """Whether tool calls of trained turns carry loss."""
     control_strings: ControlStrings = ControlStrings.TEXT
     """Control tokens typed into message text: keep them as `text`, or `refuse` the row."""
+    retrieve: Retrieve = Retrieve()
+    """Passages from texts of your own before each question; `tutelage chat --retrieve` does the same."""
     cache: str | None = "auto"
     """Folder that keeps prepared documents, so that the next run with the same data starts at once; `auto` is tutelage in
     XDG_CACHE_HOME, or ~/.cache/tutelage; `off` or null prepares anew each time."""
@@ -289,6 +303,9 @@ class Gate(Section):
     on_breach: OnBreach = OnBreach.WARN
     """`warn` says so and goes on; `stop` ends the run with the weights as they are; `best` ends it with the weights of the lowest
     held-out loss within the budget."""
+    most_replay_weight: float = Field(default=1.0, ge=1)
+    """Hold the budget: after each evaluation, tokens of plain text among `data.train` come to weigh more the more of it is used up, up to
+    so many times what they weigh otherwise, and less again. Documents and their order stay as planned. 1 holds nothing; 8 is plenty."""
 
 
 class TrainConfig(Section):

@@ -44,7 +44,10 @@ def unread(config: Config) -> Iterator[Unread]:
             yield Unread(key, "data.held_out_fraction", "nothing is held out", "data.held_out_fraction=0.02")
     elif train.gate.forgetting is None:
         why = "train.gate.forgetting gives no budget"
-        yield Unread("train.gate.on_breach", "train.gate.forgetting", why, "train.gate.forgetting=0.03")
+        for key in ("train.gate.on_breach", "train.gate.most_replay_weight"):
+            yield Unread(key, "train.gate.forgetting", why, "train.gate.forgetting=0.03")
+    if data.retrieve.corpus is None:
+        yield Unread("data.retrieve", "data.retrieve.corpus", "there is no corpus", "data.retrieve.corpus=texts.txt")
     if train.batch_sequences is not None:
         yield Unread("train.batch_tokens", "train.batch_sequences", "train.batch_sequences replaces it", replaced=True)
     if train.max_steps is not None:

@@ -70,6 +70,7 @@ class SourceAccount:
     tokens: dict[str, TokenCount] = field(default_factory=dict)
     files: dict[str, str] = field(default_factory=dict)  # SHA-256 of each file that was read
     left_out: list[str] = field(default_factory=list)  # files of a folder that belong to other splits
+    retrieved: Counter[str] = field(default_factory=Counter)  # rows with passages, see `retrieve`
 
     @property
     def num_faulty(self) -> int:
@@ -90,7 +91,7 @@ class Ledger:
         """Return the ledger whose `to_json()["sources"]` and quarantine entries, as mappings, these are."""
         ledger = cls()
         for name, books in sources.items():
-            account = SourceAccount(name, **{**books, "dropped": Counter(books["dropped"])})
+            account = SourceAccount(name, **{**books, **{key: Counter(books[key]) for key in ("dropped", "retrieved")}})
             account.tokens = {stage: TokenCount(**count) for stage, count in books["tokens"].items()}
             ledger.sources[name] = account
         ledger.quarantine = [QuarantineEntry(**entry) for entry in quarantine]
@@ -152,6 +153,7 @@ class Ledger:
             own.rows += account.rows
             own.kept += account.kept
             own.dropped.update(account.dropped)
+            own.retrieved.update(account.retrieved)
             for stage, count in account.tokens.items():
                 self.book_tokens(name, stage, count.tokens, count.supervised, documents=count.documents)
         self.quarantine += part.quarantine
@@ -165,6 +167,7 @@ class Ledger:
             total.kept += account.kept
             total.blank_lines += account.blank_lines
             total.dropped.update(account.dropped)
+            total.retrieved.update(account.retrieved)
             for stage, count in account.tokens.items():
                 into = total.tokens.setdefault(stage, TokenCount())
                 into.documents += count.documents
@@ -235,6 +238,7 @@ def _account_json(account: SourceAccount) -> dict[str, Any]:
         "kept": account.kept,
         "blank_lines": account.blank_lines,
         "dropped": dict(sorted(account.dropped.items())),
+        "retrieved": dict(sorted(account.retrieved.items())),
         "tokens": {stage: dict(vars(count)) for stage, count in account.tokens.items()},
     }
 

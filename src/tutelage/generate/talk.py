@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from typing import Any
 
 from torch import nn
@@ -10,6 +10,7 @@ from torch import nn
 from tutelage.chat.render import Renderer
 from tutelage.chat.tokenizer import ChatTokenizer
 from tutelage.data.conversation import Message, Role
+from tutelage.data.retrieve import Retriever
 from tutelage.generate.local import Sampling, stream
 
 
@@ -18,11 +19,21 @@ class Talk:
 
     remembers = True
 
-    def __init__(self, model: nn.Module, renderer: Renderer, sampling: Sampling, *, system: str | None = None) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        renderer: Renderer,
+        sampling: Sampling,
+        *,
+        system: str | None = None,
+        retriever: Retriever | None = None,
+    ) -> None:
         self._model = model
         self._renderer = renderer
         self._sampling = sampling
+        self._retriever = retriever
         self.system = system
+        self.sources: tuple[str, ...] = ()
         self._turns: list[Message] = []
 
     @property
@@ -40,9 +51,15 @@ class Talk:
 
         Both are remembered once the answer has ended or the iterator is closed; an answer cut short is remembered as
         far as it came. When the question cannot be asked (a template that refuses, a full context), nothing is.
+        With a retriever the model sees its passages before each question, and `sources` says where those of this one stand.
         """
         question = Message(Role.USER, text)
-        prompt = self._renderer.prompt_ids([*self.messages, question])
+        asked: Sequence[Message] = [*self.messages, question]
+        if self._retriever is not None:
+            *_, last = self._retriever.turns(asked, is_row=False)
+            self.sources = tuple(passage.where for passage in last.passages)
+            asked = self._retriever.for_use(asked)
+        prompt = self._renderer.prompt_ids(asked)
         pieces: list[str] = []
         answers = stream(
             self._model,

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from transformers import GenerationConfig
 
 from tutelage.config.schema import ModelConfig
+from tutelage.data.retrieve import recall
 from tutelage.errors import ModelError
 from tutelage.files.atomic import new_folder
 from tutelage.files.manifest import write_manifest
@@ -148,7 +149,9 @@ def merge(source: str | Path, out: Path, *, base: str | None = None, dtype: torc
     with new_folder(out) as staging:
         report = _merge_into(staging, located, dtype)
         _require_faithful(located, report)
-        write_manifest(staging, about={"merged_from": str(source), "base": located.base.name if located.base else ""})
+        about = {"merged_from": str(source), "base": located.base.name if located.base else ""}
+        known = recall(located.folder)
+        write_manifest(staging, about=about if known is None else {**about, "retrieve": vars(known)})
     return replace(report, folder=out)
 
 

@@ -24,6 +24,7 @@ import torch
 from tutelage.chat.rendered import IGNORED_TARGET, Rendered
 from tutelage.config.schema import Layout
 from tutelage.pack.plan import plan_packs
+from tutelage.pack.slices import cells_of
 from tutelage.pack.tree import Tree, grow_tree
 
 # B rows, T tokens of a row, D documents, S supervised tokens
@@ -36,8 +37,8 @@ class Batch:
     Shapes: input_ids, position_ids [B, T] int64; attention_mask [B, T] int64 or None; document_keys [D] int64;
     cu_seqlens [D + 1] int32, boundaries in the stream of real tokens: of documents, or of the segments of a `tree`.
     Of every loss, S in all: supervised [S] int64, the flat position b * T + t that predicts; supervised_targets [S] int64, the
-    token it must predict; supervised_weights [S] fp32; supervised_document [S] int64. In a tree a position may occur several
-    times: the last token of a prompt predicts the first one of each answer.
+    token it must predict; supervised_weights [S] fp32; supervised_document [S] int64; supervised_cell [S] int64, of `slices`. In a
+    tree a position may occur several times: the last token of a prompt predicts the first one of each answer.
     `lengths` are those of the documents, on the host. `layout` is packed, padded or single.
     With a tree, the keys of segment g's attention are those at path_places[cu_pathlens[g]:cu_pathlens[g + 1]], int64 and int32.
     """
@@ -51,6 +52,7 @@ class Batch:
     supervised_targets: torch.Tensor
     supervised_weights: torch.Tensor
     supervised_document: torch.Tensor
+    supervised_cell: torch.Tensor
     lengths: tuple[int, ...]
     document_sources: tuple[str, ...]
     layout: Layout
@@ -137,6 +139,7 @@ def pack_batch(documents: Sequence[Rendered], shared: Sequence[int] = ()) -> Bat
         supervised_targets=torch.from_numpy(targets_T[supervised_S]),
         supervised_weights=torch.from_numpy(weights_T[supervised_S]),
         supervised_document=torch.from_numpy(document_T[supervised_S]),
+        supervised_cell=_cells(documents),
         lengths=lengths,
         document_sources=tuple(document.source for document in documents),
         layout=Layout.PACKED,
@@ -169,6 +172,7 @@ def _tree_batch(documents: Sequence[Rendered], shared: Sequence[int]) -> Batch:
         supervised_targets=torch.from_numpy(np.concatenate(targets)),
         supervised_weights=torch.from_numpy(np.concatenate(weights)),
         supervised_document=torch.from_numpy(np.repeat(np.arange(len(documents)), [len(place) for place in places])),
+        supervised_cell=_cells(documents),
         lengths=lengths,
         document_sources=tuple(document.source for document in documents),
         layout=Layout.PACKED,
@@ -200,6 +204,7 @@ def pad_batch(documents: Sequence[Rendered]) -> Batch:
         supervised_targets=torch.from_numpy(targets.ravel()[supervised_S]),
         supervised_weights=torch.from_numpy(weights.ravel()[supervised_S]),
         supervised_document=torch.from_numpy(supervised_S // T),
+        supervised_cell=_cells(documents),
         lengths=lengths,
         document_sources=tuple(document.source for document in documents),
         layout=Layout.PADDED,
@@ -238,6 +243,12 @@ def _row(pieces: Sequence[np.typing.NDArray[np.integer]]) -> torch.Tensor:
 
 def _boundaries(lengths: Sequence[int]) -> torch.Tensor:
     return torch.from_numpy(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32))
+
+
+def _cells(documents: Sequence[Rendered]) -> torch.Tensor:
+    """Return the cells of all supervised tokens, document after document."""
+    of_each = [cells_of(document, np.flatnonzero(document.weights[1:]) + 1) for document in documents]
+    return torch.from_numpy(np.concatenate(of_each))
 
 
 def _keys(documents: Sequence[Rendered]) -> torch.Tensor:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from tutelage.report.charts import Series, line_chart, smooth
 from tutelage.report.figures import compact, duration, number, percent
 from tutelage.report.markup import Markup, Section, h, join, table
-from tutelage.report.records import Evaluation, Run, Step, divide
+from tutelage.report.records import Evaluation, HeldOutSums, Run, Step, divide
 
 
 def training_section(run: Run) -> Section:
@@ -15,6 +15,7 @@ def training_section(run: Run) -> Section:
     charts = [
         _loss_chart(run),
         *_source_charts(run),
+        *_slice_charts(run),
         _accuracy_chart(run.evaluations),
         _rate_chart(run.steps),
         _norm_chart(run),
@@ -72,22 +73,54 @@ def _source_charts(run: Run) -> list[Markup]:
     colours = {name: place for place, name in enumerate([*trained, *(n for n in evaluated if n not in trained)])}
     charts = []
     if len(trained) > 1:
-        series = [_trained_source(run.steps, name, colours[name]) for name in trained]
+        series = [_trained(run.steps, [s.per_source for s in run.steps], name, colours[name]) for name in trained]
         charts.append(line_chart("Training loss per source", series, x_label="step", y_label="nats per token"))
     if len(evaluated) > 1:
-        series = [_evaluated_source(run.evaluations, name, colours[name]) for name in evaluated]
+        series = [
+            _evaluated(run.evaluations, [e.per_source for e in run.evaluations], name, colours[name])
+            for name in evaluated
+        ]
         charts.append(line_chart("Held-out loss per source", series, x_label="step", y_label="nats per token"))
     return charts
 
 
-def _trained_source(steps: Sequence[Step], name: str, colour: int) -> Series:
-    sums = [step.per_source.get(name, (None, None)) for step in steps]
-    losses = smooth([loss for loss, _ in sums], [weight for _, weight in sums], window(len(steps)))
+def _slice_charts(run: Run) -> list[Markup]:
+    """Curves per turn, where there is more than one, and per part of an answer; a slice keeps its colour in all charts."""
+    trained_on = (name for step in run.steps for name in step.per_slice)
+    evaluated_on = (name for evaluation in run.evaluations for name in evaluation.per_slice)
+    names = dict.fromkeys([*trained_on, *evaluated_on])
+    turns = sorted(name for name in names if name.startswith("turn "))
+    parts = [name for name in names if not name.startswith("turn ")]
+    charts = []
+    for what, group in (("turn", turns), ("part of an answer", parts)):
+        if len(group) < 2:
+            continue
+        trained = [
+            _trained(run.steps, [s.per_slice for s in run.steps], name, colour) for colour, name in enumerate(group)
+        ]
+        held_out = [
+            _evaluated(run.evaluations, [e.per_slice for e in run.evaluations], name, colour)
+            for colour, name in enumerate(group)
+        ]
+        charts.append(line_chart(f"Training loss per {what}", trained, x_label="step", y_label="nats per token"))
+        if run.evaluations:
+            charts.append(line_chart(f"Held-out loss per {what}", held_out, x_label="step", y_label="nats per token"))
+    return charts
+
+
+def _trained(
+    steps: Sequence[Step], sums: Sequence[Mapping[str, tuple[float | None, float | None]]], name: str, colour: int
+) -> Series:
+    """Return the smoothed curve of what is called `name` in the sums of each step."""
+    own = [of_step.get(name, (None, None)) for of_step in sums]
+    losses = smooth([loss for loss, _ in own], [weight for _, weight in own], window(len(steps)))
     return Series(name, [step.step for step in steps], losses, colour=colour)
 
 
-def _evaluated_source(evaluations: Sequence[Evaluation], name: str, colour: int) -> Series:
-    losses = [e.per_source[name].loss if name in e.per_source else None for e in evaluations]
+def _evaluated(
+    evaluations: Sequence[Evaluation], sums: Sequence[Mapping[str, HeldOutSums]], name: str, colour: int
+) -> Series:
+    losses = [of_evaluation[name].loss if name in of_evaluation else None for of_evaluation in sums]
     return Series(name, [e.step for e in evaluations], losses, colour=colour, marks=True)
 
 

@@ -26,6 +26,7 @@ from tutelage.report.records import (
     Effect,
     Evaluation,
     Finding,
+    HeldOutSums,
     Histogram,
     KindScore,
     LossScore,
@@ -37,7 +38,6 @@ from tutelage.report.records import (
     ScoredAnswer,
     Scores,
     Share,
-    SourceEvaluation,
     SourceLedger,
     Step,
     TokenShift,
@@ -108,12 +108,15 @@ def _read_steps(path: Path) -> tuple[Step, ...]:
 def _step(row: Mapping[str, Any]) -> Step:
     fields = ("epoch", "loss", "loss_sum", "weight_sum", "tokens", "supervised_tokens", "documents", "packs", "fill")
     values = {name: _number(row.get(name)) for name in (*fields, "seconds", "learning_rate", "grad_norm")}
-    per_source = {
-        str(name): (_number(sums[0]), _number(sums[1])) for name, sums in _mapping(row.get("per_source")).items()
-    }
     if values["loss"] is None:
         values["loss"] = divide(values["loss_sum"], values["weight_sum"])
-    return Step(step=int(row["step"]), per_source=per_source, **values)
+    return Step(
+        step=int(row["step"]), per_source=_sums(row.get("per_source")), per_slice=_sums(row.get("per_slice")), **values
+    )
+
+
+def _sums(value: Any) -> dict[str, tuple[float | None, float | None]]:
+    return {str(name): (_number(sums[0]), _number(sums[1])) for name, sums in _mapping(value).items()}
 
 
 def _read_evaluations(path: Path) -> tuple[Evaluation, ...]:
@@ -122,14 +125,14 @@ def _read_evaluations(path: Path) -> tuple[Evaluation, ...]:
 
 
 def _evaluation(row: Mapping[str, Any]) -> Evaluation:
-    per_source = {
-        str(name): SourceEvaluation(
-            *(_number(sums.get(key)) for key in ("loss_sum", "weight_sum", "correct", "tokens"))
-        )
-        for name, sums in _mapping(row.get("per_source")).items()
-    }
     loss, perplexity, seconds = (_number(row.get(key)) for key in ("loss", "perplexity", "seconds"))
-    return Evaluation(int(row["step"]), loss, perplexity, seconds, per_source)
+    per_source, per_slice = (_held_out_sums(row.get(key)) for key in ("per_source", "per_slice"))
+    return Evaluation(int(row["step"]), loss, perplexity, seconds, per_source, per_slice)
+
+
+def _held_out_sums(value: Any) -> dict[str, HeldOutSums]:
+    keys = ("loss_sum", "weight_sum", "correct", "tokens")
+    return {str(name): HeldOutSums(*(_number(sums.get(key)) for key in keys)) for name, sums in _mapping(value).items()}
 
 
 def _read_samples(path: Path) -> tuple[Sample, ...]:

@@ -31,11 +31,12 @@ class Step:
     learning_rate: float | None
     grad_norm: float | None
     per_source: Mapping[str, tuple[float | None, float | None]]
+    per_slice: Mapping[str, tuple[float | None, float | None]]
 
 
 @dataclass(frozen=True)
-class SourceEvaluation:
-    """Held-out sums of one source."""
+class HeldOutSums:
+    """Held-out sums of one source, or of one slice."""
 
     loss_sum: float | None
     weight_sum: float | None
@@ -61,7 +62,8 @@ class Evaluation:
     loss: float | None
     perplexity: float | None
     seconds: float | None
-    per_source: Mapping[str, SourceEvaluation]
+    per_source: Mapping[str, HeldOutSums]
+    per_slice: Mapping[str, HeldOutSums]
 
     @property
     def accuracy(self) -> float | None:

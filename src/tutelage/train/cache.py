@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from datetime import date
@@ -33,7 +33,7 @@ from tutelage.train.shards import Gathered, read_gathered, write_books
 
 FORMAT = 2
 AUTO, OFF = "auto", "off"
-_LIBRARIES = ("jinja2", "numpy", "tokenizers", "transformers")
+_LIBRARIES = ("bm25s", "jinja2", "numpy", "tokenizers", "transformers")
 _TOKENIZER_FILES = ("*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken", "additional_chat_templates/*")
 _OF_THE_MIXTURE = {"weight", "share", "epochs"}  # of a source: how often it is drawn, not what it holds
 _OF_THE_PROCESS = {"cache_gigabytes", "workers"}  # how it is prepared, not what
@@ -44,10 +44,12 @@ _ABANDONED_SECONDS = 86_400.0  # no process writes an entry for a day
 
 @dataclass(frozen=True)
 class Entry:
-    """The place of one prepared data set in the cache; `files` are the SHA-256 of the data files that it is made from."""
+    """The place of one prepared data set in the cache; `files` are the SHA-256 of the data files that it is made from, `corpus` those
+    of the texts that it has passages from."""
 
     folder: Path
     files: dict[str, str]
+    corpus: dict[str, str]
 
 
 def cache_folder(setting: str | None) -> Path | None:
@@ -74,12 +76,14 @@ def find_entry(config: Config, renderer: Renderer) -> tuple[Entry | None, list[s
     sources = [*config.data.train, *config.data.held_out]
     try:
         files = [_files_of(source) for source in sources]
+        texts = [] if config.data.retrieve.corpus is None else _files_of(SourceConfig(path=config.data.retrieve.corpus))
     except DataError:
         return None, []  # reading will say it, and better
-    if not all(files):
+    if not all(files) or texts is None:
         return None, ["not kept in the cache: only data files can be compared with what they were"]
     try:
         hashes = {str(file): _remembered_sha256(file, root) for found in files if found for file in found}
+        corpus = {str(file): _remembered_sha256(file, root) for file in texts}
     except OSError:
         return None, []  # as above
     key = content_hash(
@@ -90,13 +94,14 @@ def find_entry(config: Config, renderer: Renderer) -> tuple[Entry | None, list[s
             "sources": [source.model_dump(mode="json", exclude=_OF_THE_MIXTURE) for source in sources],
             "train_sources": len(config.data.train),
             "files": [[[str(file), hashes[str(file)]] for file in found] for found in files if found],
+            "corpus": corpus,
             "left_out": [sorted(map(str, find_files(source.path))) for source in sources],
             "options": _options(config),
             "template": _template_facts(renderer),
             "tokenizer": _tokenizer_facts(renderer),
         }
     )
-    return Entry(root / "prepared" / key, hashes), []
+    return Entry(root / "prepared" / key, hashes, corpus), []
 
 
 def load(entry: Entry, config: Config) -> tuple[Gathered | None, list[str]]:
@@ -143,8 +148,10 @@ class Maker:
     def __exit__(self, *_: object) -> None:
         self._give_up()
 
-    def keep(self, gathered: Gathered, *, problem: str = "") -> None:
+    def keep(self, gathered: Gathered, *, corpus: Mapping[str, str], problem: str = "") -> None:
         """Let the staging folder, which holds the documents, become the entry, unless there is a reason not to.
+
+        `corpus` are the SHA-256 of the texts that passages were taken from, as they were read.
 
         What was mapped from the folder stays mapped, whatever becomes of it.
         """
@@ -154,7 +161,7 @@ class Maker:
         read = {name: digest for account in gathered.ledger.sources.values() for name, digest in account.files.items()}
         if problem:
             self._say(problem)
-        elif read != entry.files:
+        elif read != entry.files or corpus != entry.corpus:
             self.news.append("not kept in the cache: a data file changed while it was read")
         elif gathered.contract is None or gathered.contract.passed:
             try:

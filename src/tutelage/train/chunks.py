@@ -21,6 +21,7 @@ from tutelage.config.schema import Config, SourceConfig
 from tutelage.data.conversation import Conversation, Document, PreferencePair
 from tutelage.data.ledger import Ledger, SourceAccount
 from tutelage.data.reasons import Reason
+from tutelage.data.retrieve import Retriever
 from tutelage.data.rows import RawRow
 from tutelage.data.sources import parse_rows
 from tutelage.data.split import is_held_out
@@ -40,6 +41,7 @@ class Kit:
 
     config: Config
     renderer: Renderer
+    retriever: Retriever | None = None
 
     @property
     def sources(self) -> list[SourceConfig]:
@@ -129,6 +131,12 @@ def make(kit: Kit, chunk: Chunk) -> Made:
                 "kind: prompt_completion, columns: {completion: chosen}",
             )
         away = all_away or is_held_out(record, config.data.held_out_fraction, seed=config.train.seed)
+        if kit.retriever is not None and isinstance(
+            record, Conversation
+        ):  # after the split, which is by what is asked alone
+            row = kit.retriever.for_row(record)
+            record = row.conversation
+            account.retrieved.update(row.counts)
         by_stage[HELD_OUT if away else TRAIN].append(record)
     rendered = {stage: _render(kit, records, ledger, stage) for stage, records in by_stage.items()}
     shown = {

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 import torch
 
 from tutelage.chat.rendered import Rendered
-from tutelage.model.head import supervised_losses
+from tutelage.model.head import LossSums, supervised_losses
 from tutelage.pack.batch import make_batches
 from tutelage.parallel import agree
-from tutelage.train.objective import SourceSums, SourceTotals, total
+from tutelage.train.objective import SourceTotals, TokenSums, total
 from tutelage.train.passes import idle_batch, passes_of_rank
 from tutelage.train.step import StepSettings
 from tutelage.train.stop import Halt, never
@@ -21,10 +21,11 @@ from tutelage.train.stop import Halt, never
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Sums over the held-out tokens of each source, over all ranks."""
+    """Sums over the held-out tokens of each source and of each slice, over all ranks."""
 
     step: int
     by_source: dict[str, SourceTotals]
+    by_slice: dict[str, LossSums]
     seconds: float
 
     @property
@@ -41,6 +42,7 @@ class Evaluation:
             "perplexity": math.exp(self.loss) if self.loss < 700 else None,
             "seconds": self.seconds,
             "per_source": {name: vars(totals.sums) for name, totals in self.by_source.items()},
+            "per_slice": {name: vars(sums) for name, sums in self.by_slice.items()},
         }
 
 
@@ -52,7 +54,7 @@ def evaluate(
     None where `halt`, asked before every pass, said on any rank to leave off: half an evaluation is none.
     """
     started = time.perf_counter()
-    sums = SourceSums(settings.sources, settings.device)
+    sums = TokenSums(settings.sources, settings.device)
     batches = make_batches(held_out, settings.layout, settings.micro_tokens)
     was_training, halted = model.training, False
     model.eval()
@@ -69,4 +71,5 @@ def evaluate(
     model.train(was_training)
     if agree.any_rank(halted, settings.device):
         return None
-    return Evaluation(step, sums.over_all_ranks(), time.perf_counter() - started)
+    totals = sums.over_all_ranks()
+    return Evaluation(step, totals.by_source, totals.by_slice, time.perf_counter() - started)

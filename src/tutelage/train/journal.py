@@ -141,4 +141,5 @@ def metrics_line(
         "grad_norm": result.grad_norm,
         "left_out": result.left_out,
         "per_source": {name: [t.sums.loss_sum, t.sums.weight_sum] for name, t in result.by_source.items()},
+        "per_slice": {name: [sums.loss_sum, sums.weight_sum] for name, sums in result.by_slice.items()},
     }

@@ -120,6 +120,8 @@ class Look:
         gate = state.gate.after(evaluation, self.scene.texts, config.gate)
         if gate.breached_at == evaluation.step:
             self.narrator.say(gate.told(config.gate))
+        if gate.replay_weight != state.gate.replay_weight:
+            self.narrator.say(f"replay weighs {gate.replay_weight:.3g} times as much after step {evaluation.step}")
         loss = math.inf if gate.takes_best(config.gate) else evaluation.loss  # beyond the budget nothing is the best
         improvement = state.improvement.after(loss, evaluation.step, config.early_stopping)
         is_best = improvement.evaluations_since == 0

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tutelage.config.load import Resolved
+from tutelage.data.retrieve import remember
 from tutelage.files.rundir import RunDir
 from tutelage.model.adapters import is_adapted
 from tutelage.model.export import save_model
@@ -29,6 +30,7 @@ from tutelage.train.guard import incident
 from tutelage.train.journal import Journal, metrics_line
 from tutelage.train.look import Look, Progress
 from tutelage.train.narrate import Narrator
+from tutelage.train.objective import Reweighing
 from tutelage.train.optim import learning_rate, set_learning_rate
 from tutelage.train.out_of_memory import noting_out_of_memory, refusing_what_does_not_fit
 from tutelage.train.receipt import Receipt
@@ -232,9 +234,13 @@ def _take_step(look: Look, progress: Progress, books: Books, step: int) -> str |
         scene.settings,
         step=step,
         judge=lambda loss, grad_norm: watched.fault(loss, grad_norm, rule),
+        reweighing=Reweighing(scene.replay, progress.state.gate.replay_weight),
     )
     books.add(planned, result.by_source)
-    line = metrics_line(result, step=step, epoch=epoch, learning_rate=rate, slot_tokens=plan.slot_tokens)
+    line = {
+        **metrics_line(result, step=step, epoch=epoch, learning_rate=rate, slot_tokens=plan.slot_tokens),
+        "replay_weight": progress.state.gate.replay_weight,
+    }
     look.journal.step(line)
     look.narrator.step(line)
     if result.left_out is not None:
@@ -277,5 +283,8 @@ def _write_result(look: Look) -> Path:
     if look.journal.writes:
         template = prepared.renderer.template if prepared.contract is not None else None
         stop_ids = prepared.renderer.stop_ids
-        save_model(scene.model, prepared.tokenizer, template, run.final, stop_ids=stop_ids, weights=weights)
+        about = remember(scene.config.data.retrieve, prepared.corpus)
+        save_model(
+            scene.model, prepared.tokenizer, template, run.final, stop_ids=stop_ids, about=about, weights=weights
+        )
     return run.final

@@ -4,17 +4,23 @@ Pre-training text, instructions, and any mixture of the two differ in their toke
 plan before the step begins, so neither micro-batches nor ranks nor the layout can change what a token is worth.
 """
 
-# N sources, D documents and S supervised tokens of one batch
+# N sources, C cells of slices, D documents and S supervised tokens of one batch
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
+from tutelage.chat.documents import loss_weights_of
+from tutelage.chat.rendered import Rendered
 from tutelage.model.head import LossSums, TokenLosses
 from tutelage.pack.batch import Batch
+from tutelage.pack.plan import Step
+from tutelage.pack.slices import NUM_CELLS, SLICES
 from tutelage.parallel import agree
 
 
@@ -27,6 +33,29 @@ def step_loss(losses: TokenLosses, weight_sum: float) -> torch.Tensor:
 
 
 @dataclass(frozen=True)
+class Reweighing:
+    """By how much the weights of the tokens of some sources are multiplied, beyond what the plan says of them."""
+
+    sources: frozenset[str] = frozenset()
+    factor: float = 1.0
+
+    def of_step(self, planned: Step, documents: Sequence[Rendered]) -> float:
+        """Return the weight of a whole step, known before it begins."""
+        if self.factor == 1:
+            return planned.weight_sum
+        own = [number for number in planned.documents if documents[number].source in self.sources]
+        return planned.weight_sum + (self.factor - 1) * sum(loss_weights_of([documents[number] for number in own]))
+
+    def of_batch(self, batch: Batch) -> Batch:
+        """Return the batch with these weights."""
+        if self.factor == 1:
+            return batch
+        factor_D = torch.tensor([self.factor if name in self.sources else 1.0 for name in batch.document_sources])
+        weights_S = batch.supervised_weights * factor_D.to(batch.device, non_blocking=True)[batch.supervised_document]
+        return replace(batch, supervised_weights=weights_S)
+
+
+@dataclass(frozen=True)
 class SourceTotals:
     """What the model saw of one source: the loss sums of its supervised tokens, and all that was read for them."""
 
@@ -35,47 +64,72 @@ class SourceTotals:
     read_documents: int
 
 
-class SourceSums:
-    """Sums over the tokens of each source, kept on the model's device until they are read, once.
+@dataclass(frozen=True)
+class Totals:
+    """What the model saw, over all ranks: by source, and by slice (see `pack.slices`); what had no token is left out."""
 
-    Rows of the table [4, N], fp64: weighted loss, weight, correct tokens, supervised tokens. What the host knows stays there, [2, N]:
-    all tokens, documents.
+    by_source: dict[str, SourceTotals]
+    by_slice: dict[str, LossSums]
+
+
+class TokenSums:
+    """Sums over tokens by source and by slice, kept on the model's device until they are read, once.
+
+    Rows of the tables [4, N] and [4, C], fp64: weighted loss, weight, correct tokens, supervised tokens. What the host knows stays
+    there, [2, N]: all tokens, documents.
     """
 
     def __init__(self, sources: tuple[str, ...], device: torch.device) -> None:
         self.sources = sources
-        self._table = torch.zeros(4, len(sources), dtype=torch.float64, device=device)
+        self._by_source = torch.zeros(4, len(sources), dtype=torch.float64, device=device)
+        self._by_cell = torch.zeros(4, NUM_CELLS, dtype=torch.float64, device=device)
         self._read = torch.zeros(2, len(sources), dtype=torch.float64)
 
     def add(self, losses: TokenLosses, batch: Batch) -> None:
         """Add the tokens of `batch`, without waiting for the device."""
         source_D = torch.tensor([self.sources.index(name) for name in batch.document_sources])
         weight_S = losses.weight.double()
-        rows = [losses.loss.double() * weight_S, weight_S, losses.correct.double(), torch.ones_like(weight_S)]
-        on_device = source_D.to(self._table.device, non_blocking=True)
-        self._table.index_add_(1, on_device[losses.document], torch.stack(rows))
+        rows = torch.stack(
+            [losses.loss.double() * weight_S, weight_S, losses.correct.double(), torch.ones_like(weight_S)]
+        )
+        on_device = source_D.to(self._by_source.device, non_blocking=True)
+        self._by_source.index_add_(1, on_device[losses.document], rows)
+        self._by_cell.index_add_(1, batch.supervised_cell, rows)
         read = torch.tensor([batch.lengths, [1] * batch.num_documents], dtype=torch.float64)
         self._read.index_add_(1, source_D, read)
 
-    def over_all_ranks(self) -> dict[str, SourceTotals]:
-        """Return the totals of each source over all ranks; sources without a token are left out."""
-        return self.with_figure(self._table.new_zeros(()))[0]
+    def over_all_ranks(self) -> Totals:
+        """Return the totals over all ranks."""
+        return self.with_figure(self._by_source.new_zeros(()))[0]
 
-    def with_figure(self, figure: torch.Tensor) -> tuple[dict[str, SourceTotals], float]:
+    def with_figure(self, figure: torch.Tensor) -> tuple[Totals, float]:
         """Return the totals over all ranks, and `figure` [] of the same device, in one transfer: the host waits once for both."""
-        sums = torch.cat([self._table, self._read.to(self._table.device, non_blocking=True)])
-        *flat, value = torch.cat([agree.sum_across_ranks(sums).t().flatten(), figure.double()[None]]).tolist()
-        columns = [flat[start : start + len(sums)] for start in range(0, len(flat), len(sums))]
-        totals = {
-            name: SourceTotals(
-                LossSums(loss_sum, weight_sum, round(correct), round(tokens)), round(read), round(documents)
-            )
-            for name, (loss_sum, weight_sum, correct, tokens, read, documents) in zip(
-                self.sources, columns, strict=True
-            )
-            if read
-        }
-        return totals, value
+        sums = torch.cat([self._by_source, self._read.to(self._by_source.device, non_blocking=True)])
+        own = torch.cat([sums.t().flatten(), self._by_cell.t().flatten()])
+        host = torch.cat([agree.sum_across_ranks(own), figure.double()[None]]).cpu().numpy()
+        of_sources, of_cells = host[: sums.numel()], host[sums.numel() : -1]
+        return Totals(_by_source(self.sources, of_sources), _by_slice(of_cells)), float(host[-1])
+
+
+def _by_source(sources: tuple[str, ...], flat: npt.NDArray[np.float64]) -> dict[str, SourceTotals]:
+    """Return the totals of sources from their columns of 6, end to end; sources without a token are left out."""
+    return {
+        name: SourceTotals(_loss_sums(sums), round(read), round(documents))
+        for name, (*sums, read, documents) in zip(sources, flat.reshape(len(sources), 6).tolist(), strict=True)
+        if read
+    }
+
+
+def _by_slice(flat: npt.NDArray[np.float64]) -> dict[str, LossSums]:
+    """Return the sums of slices from the columns of 4 of all cells, end to end; slices without a token are left out."""
+    of_cells = flat.reshape(NUM_CELLS, 4)
+    sums = {name: _loss_sums(of_cells[cells].sum(axis=0).tolist()) for name, cells in SLICES.items()}
+    return {name: of_slice for name, of_slice in sums.items() if of_slice.tokens}
+
+
+def _loss_sums(column: Sequence[float]) -> LossSums:
+    loss_sum, weight_sum, correct, tokens = column
+    return LossSums(loss_sum, weight_sum, round(correct), round(tokens))
 
 
 def total(by_source: Mapping[str, SourceTotals]) -> LossSums:

@@ -10,9 +10,9 @@ ledger, for a named reason; each token that does is booked.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from tutelage.chat.contract import ContractReport, check_contract
@@ -25,6 +25,7 @@ from tutelage.config.schema import Config, SourceConfig, TooLong
 from tutelage.data.conversation import Conversation
 from tutelage.data.ledger import Ledger
 from tutelage.data.mixture import Mixture, MixtureSource
+from tutelage.data.retrieve import ANSWERED, LEFT_OUT, ROWS, open_retriever
 from tutelage.data.sources import find_files, judge, judge_so_far, open_rows
 from tutelage.data.tables import HUB_PREFIX, is_saved_data_set
 from tutelage.errors import DataError
@@ -52,7 +53,7 @@ class Prepared:
     `documents` are concatenated source after source, in the order in which `mixture` numbers them.
     `contract` is None when there is no conversation among the records, so that no template is in use.
     `records` and `held_out_records` are the first `SHOWN_RECORDS` of either side, for prompts to show the model at work.
-    `news` says where the documents came from, in lines for people.
+    `news` says where the documents came from, in lines for people. `corpus` are the SHA-256 of the texts that passages were taken from.
     """
 
     documents: Sequence[Rendered]
@@ -65,6 +66,7 @@ class Prepared:
     records: tuple[Trainable, ...]
     held_out_records: tuple[Trainable, ...]
     news: tuple[str, ...] = ()
+    corpus: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def tokenizer(self) -> ChatTokenizer:
@@ -101,22 +103,36 @@ def prepare(
     own = renderer or build_renderer(config)
     tell = progress or (lambda what, done, count: None)
     entry, news = cache.find_entry(config, own) if renderer is None else (None, [])
-    found = None
+    found, corpus = None, {}
     if entry is not None:
         found, said = cache.load(entry, config)
+        corpus = entry.corpus
         news += said
     came = f"from the cache (data.cache={config.data.cache})"
     if found is None:
         count, reason = num_workers(config) if renderer is None else (0, "a renderer of the caller's own")
         came = f"made anew by {count} worker processes ({reason})" if count else f"made anew in this process ({reason})"
-        found, said = _made_anew(Kit(config, own), entry, count, tell, lenient=lenient)
+        kit = Kit(config, own, open_retriever(config.data.retrieve))
+        corpus = {} if kit.retriever is None else kit.retriever.files
+        found, said = _made_anew(kit, entry, count, tell, lenient=lenient)
         news += said
         news += cache.make_room(entry, 1e9 * config.data.cache_gigabytes) if entry is not None else []
+    if config.data.retrieve.corpus is not None:
+        news.append(_retrieved(found.ledger, config.data.retrieve.corpus))
     news.append(f"prepared documents: {came}, {len(found.documents) + len(found.held_out):,} documents")
-    return _prepared(found, config, own, tuple(news))
+    return replace(_prepared(found, config, own), news=tuple(news), corpus=corpus)
 
 
-def _prepared(found: Gathered, config: Config, renderer: Renderer, news: tuple[str, ...]) -> Prepared:
+def _retrieved(ledger: Ledger, corpus: str) -> str:
+    """Return in words what passages the rows got, and what was left out so that no row is given its own answer unseen."""
+    counts = ledger.totals.retrieved
+    return (
+        f"passages of {corpus} stand before the questions of {counts[ROWS]:,} rows; in {counts[ANSWERED]:,} of them they hold the answer "
+        f"word for word; {counts[LEFT_OUT]:,} passages that hold question and answer of the row itself were left out"
+    )
+
+
+def _prepared(found: Gathered, config: Config, renderer: Renderer) -> Prepared:
     names = tuple(found.ledger.sources)
     settings = zip(names, config.data.train, strict=False)  # held-out sources come behind those to train on
     sources, start = [], 0
@@ -133,7 +149,6 @@ def _prepared(found: Gathered, config: Config, renderer: Renderer, news: tuple[s
         renderer=renderer,
         records=found.records,
         held_out_records=found.held_out_records,
-        news=news,
     )
 
 
@@ -188,7 +203,8 @@ def _made_anew(
         with Workers(kit, count) if count else nullcontext() as workers:
             gathered = _Gathering(kit, shelves, tell, lenient=lenient).run(workers)
         problems = [shelf.problem for shelf in shelves.values() if shelf.problem]
-        maker.keep(gathered, problem=problems[0] if problems else "")
+        corpus = {} if kit.retriever is None else kit.retriever.files
+        maker.keep(gathered, corpus=corpus, problem=problems[0] if problems else "")
     return gathered, maker.news
 
 

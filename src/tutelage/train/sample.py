@@ -10,8 +10,9 @@ import torch
 
 from tutelage.chat.render import Renderer
 from tutelage.chat.tokenizer import ChatTokenizer
-from tutelage.config.schema import SampleConfig
+from tutelage.config.schema import Retrieve, SampleConfig
 from tutelage.data.conversation import Conversation, Document, Message, Record, Role
+from tutelage.data.retrieve import open_retriever
 from tutelage.train.stop import Halt, never
 
 OPENING_WORDS = 6  # of a text that a model without a chat template is asked to continue
@@ -77,15 +78,24 @@ class Sample:
 
 
 def choose_prompts(
-    config: SampleConfig, records: Sequence[Record], renderer: Renderer, *, context_tokens: int
+    config: SampleConfig,
+    records: Sequence[Record],
+    renderer: Renderer,
+    *,
+    context_tokens: int,
+    retrieve: Retrieve = Retrieve(),
 ) -> list[Prompt]:
     """Return the prompts of the configuration or, without any, those of the first `records` that leave room to answer.
 
+    The former get the passages that `retrieve` asks for; records have theirs.
     Units: `context_tokens` is the longest sequence, prompt and answer together, that the model is to see.
     """
     if config.prompts:
         system = (Message(Role.SYSTEM, config.system),) if config.system else ()
         asked = [(*system, Message(Role.USER, text)) for text in config.prompts]
+        retriever = open_retriever(retrieve)
+        if retriever is not None:
+            asked = [retriever.for_use(messages) for messages in asked]
         return [_prompt(messages, renderer) for messages in asked]
     fitting: list[Prompt] = []
     for record in records:

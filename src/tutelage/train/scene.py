@@ -25,7 +25,7 @@ from tutelage.train.cache import cache_folder
 from tutelage.train.describe import describe_plan, picture_masks
 from tutelage.train.environment import describe_environment, keep_freed_memory
 from tutelage.train.fitting import Began, fit_memory
-from tutelage.train.gate import held_out_texts
+from tutelage.train.gate import held_out_texts, replay_sources
 from tutelage.train.journal import Journal
 from tutelage.train.layout import choose_layout
 from tutelage.train.narrate import Narrator
@@ -44,7 +44,7 @@ from tutelage.train.usage import PeakMeter, free_bytes
 class Scene:
     """What the steps need. `fingerprint` is of the documents and their order; `prompts` are those of the samples.
 
-    `texts` are the held-out sources of plain text. `environment` is the content of `environment.json`; `meter` measures the memory that was predicted.
+    `texts` are the held-out sources of plain text, `replay` those that are trained on. `environment` is the content of `environment.json`; `meter` measures the memory that was predicted.
     """
 
     config: Config
@@ -59,6 +59,7 @@ class Scene:
     meter: PeakMeter
     predicted_bytes: int | None
     texts: frozenset[str]
+    replay: frozenset[str]
 
     @property
     def model(self) -> torch.nn.Module:
@@ -90,7 +91,7 @@ def set_scene(resolved: Resolved, journal: Journal, narrator: Narrator, *, start
     for line in prepared.news:
         narrator.say(line)
     journal.write_ledger(prepared.ledger)
-    texts = held_out_texts(prepared, config)
+    texts, replay = held_out_texts(prepared, config), replay_sources(prepared, config)
     plan = plan_run(prepared.documents, prepared.mixture, config)
     fingerprint = plan.fingerprint(prepared.documents)
     _require_agreement(fingerprint, device)
@@ -154,6 +155,7 @@ def set_scene(resolved: Resolved, journal: Journal, narrator: Narrator, *, start
         prepared.held_out_records or prepared.records,
         prepared.renderer,
         context_tokens=min(config.data.max_tokens, context_tokens(trainee.model) or config.data.max_tokens),
+        retrieve=config.data.retrieve,
     )
     release(trainee.model)  # the probes may have left weights gathered, which are not those that learn
     optimiser = build_optimiser(trainee.model, config.train)
@@ -170,6 +172,7 @@ def set_scene(resolved: Resolved, journal: Journal, narrator: Narrator, *, start
         meter=meter,
         predicted_bytes=fit.predicted_bytes,
         texts=texts,
+        replay=replay,
     )
 
 

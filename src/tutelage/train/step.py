@@ -24,7 +24,7 @@ from tutelage.pack.batch import Batch, make_batches, pack_batch
 from tutelage.pack.plan import Step
 from tutelage.parallel import agree
 from tutelage.parallel.shard import is_in_parts
-from tutelage.train.objective import SourceSums, SourceTotals, step_loss, total
+from tutelage.train.objective import Reweighing, SourceTotals, TokenSums, step_loss, total
 from tutelage.train.optim import clip_gradients
 from tutelage.train.passes import idle_batch, passes_of_rank
 
@@ -58,6 +58,7 @@ class StepResult:
     """
 
     by_source: dict[str, SourceTotals]
+    by_slice: dict[str, LossSums]
     weight_sum: float
     num_tokens: int
     computed_tokens: int
@@ -95,27 +96,30 @@ def train_step(
     *,
     step: int,
     judge: Judge = nothing_is_wrong,
+    reweighing: Reweighing = Reweighing(),
 ) -> StepResult:
     """Run one optimiser step, the `step`th, on the documents that the plan gave it.
 
     `judge` is asked whether the step may be taken. Where it says why not, on any rank, weights and moments of all stay as they were.
     """
     started = time.perf_counter()
-    sums = accumulate_gradients(model, planned, documents, settings, step=step)
+    sums = accumulate_gradients(model, planned, documents, settings, step=step, reweighing=reweighing)
+    weight_sum = reweighing.of_step(planned, documents)
     parameters = [p for group in optimiser.param_groups for p in group["params"]]
     if not is_in_parts(model):  # whose gradients were summed on the way back
         agree.sum_gradients(parameters)
     # The one moment of a step at which the host waits for the device: whether to take the step depends on its figures.
-    by_source, grad_norm = sums.with_figure(clip_gradients(parameters, settings.largest_grad_norm))
-    fault = judge(total(by_source).loss_sum / planned.weight_sum, grad_norm)
+    totals, grad_norm = sums.with_figure(clip_gradients(parameters, settings.largest_grad_norm))
+    fault = judge(total(totals.by_source).loss_sum / weight_sum, grad_norm)
     if agree.any_rank(fault is not None, settings.device):
         fault = fault or "another rank saw a loss or gradient that must not be learned from"
     else:
         optimiser.step()
     optimiser.zero_grad(set_to_none=True)
     return StepResult(
-        by_source=by_source,
-        weight_sum=planned.weight_sum,
+        by_source=totals.by_source,
+        by_slice=totals.by_slice,
+        weight_sum=weight_sum,
         num_tokens=planned.num_tokens,
         computed_tokens=planned.computed_tokens,
         num_documents=len(planned.documents),
@@ -127,20 +131,28 @@ def train_step(
 
 
 def accumulate_gradients(
-    model: torch.nn.Module, planned: Step, documents: Sequence[Rendered], settings: StepSettings, *, step: int
-) -> SourceSums:
+    model: torch.nn.Module,
+    planned: Step,
+    documents: Sequence[Rendered],
+    settings: StepSettings,
+    *,
+    step: int,
+    reweighing: Reweighing = Reweighing(),
+) -> TokenSums:
     """Add the gradient of this rank's packs to the parameters; return the sums over their tokens.
 
     A rank without a pack adds nothing.
     """
-    sums = SourceSums(settings.sources, settings.device)
-    for batch, counts in step_batches(model, planned, documents, settings, step=step):
+    sums = TokenSums(settings.sources, settings.device)
+    weight_sum = reweighing.of_step(planned, documents)
+    for laid_out, counts in step_batches(model, planned, documents, settings, step=step):
+        batch = reweighing.of_batch(laid_out)
         noise = noisy_embeddings(model, batch, alpha=settings.neftune_alpha, seed=settings.seed, step=step)
         with settings.autocast(), noise:
             losses = supervised_losses(model, batch)
         if counts:
             sums.add(losses, batch)
-        step_loss(losses, planned.weight_sum).backward()  # type: ignore[no-untyped-call]
+        step_loss(losses, weight_sum).backward()  # type: ignore[no-untyped-call]
     return sums
 
 

@@ -32,6 +32,7 @@ from tutelage.config.schema import Config
 from tutelage.data.conversation import Json, Origin
 from tutelage.data.ledger import Ledger
 from tutelage.data.reasons import RowError
+from tutelage.data.retrieve import open_retriever
 from tutelage.data.rows import RawRow
 from tutelage.errors import TrainingError, TutelageError
 from tutelage.train.chunks import Chunk, Kit, Made, Trainable, make
@@ -200,7 +201,8 @@ def _kit(told: dict[str, Any]) -> Kit:
     tokenizer = ChatTokenizer.from_facts(TokenizerFacts(**told["tokenizer"]))
     template = None if told["template"] is None else Template(told["template"][0], name=told["template"][1])
     options = RenderOptions.from_config(config.data)
-    return Kit(config, Renderer(tokenizer, template, options, variables=json.loads(told["variables"])))
+    renderer = Renderer(tokenizer, template, options, variables=json.loads(told["variables"]))
+    return Kit(config, renderer, open_retriever(config.data.retrieve))
 
 
 def _told_chunk(chunk: Chunk) -> list[bytes]:

@@ -88,7 +88,7 @@ def test_the_key_of_a_document_depends_on_its_record_and_stage_alone() -> None:
 def test_moving_a_batch_moves_every_tensor_and_keeps_what_the_host_knows() -> None:
     moved = pad_batch([FIRST, SECOND]).to("meta")
     tensors = [value for value in vars(moved).values() if isinstance(value, torch.Tensor)]
-    assert len(tensors) == 9
+    assert len(tensors) == 10
     assert {tensor.device.type for tensor in tensors} == {"meta"}
     assert moved.lengths == (3, 2)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 SOURCES = ("dolly", "replay")
+SLICES = {"turn 1": 0.6, "turn 2": 0.4, "first token": 0.1, "answer": 0.9, "stop token": 0.1}
 PROMPTS = (
     [{"role": "user", "content": "What is the capital of France?"}],
     [
@@ -85,6 +86,7 @@ def _step(i: int, num_steps: int, peak: float) -> dict[str, Any]:
             "dolly": [mean * 0.97 * (supervised - replay), supervised - replay],
             "replay": [(mean + 0.4) * replay, replay],
         },
+        "per_slice": {name: [mean * part * supervised, part * supervised] for name, part in SLICES.items()},
     }
 
 
@@ -105,6 +107,10 @@ def _evaluation(i: int, num_steps: int) -> dict[str, Any]:
         "perplexity": math.exp(loss + 0.03),
         "seconds": 4.2,
         "per_source": per_source,
+        "per_slice": {
+            name: {"loss_sum": loss * part * 9000, "weight_sum": part * 9000, "correct": 1, "tokens": part * 9000}
+            for name, part in SLICES.items()
+        },
     }
 
 

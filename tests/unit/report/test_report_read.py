@@ -10,7 +10,7 @@ import pytest
 from tutelage.errors import RunDirError
 from tutelage.report.page import run_page
 from tutelage.report.read import read_run
-from tutelage.report.records import Evaluation, SourceEvaluation
+from tutelage.report.records import Evaluation, HeldOutSums
 
 
 def test_a_whole_run_is_read_without_problems(run_folder: Path) -> None:
@@ -92,7 +92,7 @@ def test_null_reads_as_not_measured_and_never_as_zero(run_folder: Path) -> None:
 
 
 def test_accuracy_is_unknown_when_one_source_has_no_count() -> None:
-    known = SourceEvaluation(loss_sum=1.0, weight_sum=1.0, correct=3.0, tokens=4.0)
-    unknown = SourceEvaluation(loss_sum=1.0, weight_sum=1.0, correct=None, tokens=4.0)
-    assert Evaluation(0, None, None, None, {"a": known, "b": known}).accuracy == 0.75
-    assert Evaluation(0, None, None, None, {"a": known, "b": unknown}).accuracy is None
+    known = HeldOutSums(loss_sum=1.0, weight_sum=1.0, correct=3.0, tokens=4.0)
+    unknown = HeldOutSums(loss_sum=1.0, weight_sum=1.0, correct=None, tokens=4.0)
+    assert Evaluation(0, None, None, None, {"a": known, "b": known}, {}).accuracy == 0.75
+    assert Evaluation(0, None, None, None, {"a": known, "b": unknown}, {}).accuracy is None

@@ -23,7 +23,7 @@ def evaluation(step: int, **losses: float) -> Evaluation:
         name: LossSums(loss * (30 if name == "news" else 10), 30 if name == "news" else 10, 0, 10)
         for name, loss in losses.items()
     }
-    return Evaluation(step, {name: SourceTotals(one, 10, 1) for name, one in sums.items()}, 0.0)
+    return Evaluation(step, {name: SourceTotals(one, 10, 1) for name, one in sums.items()}, {}, 0.0)
 
 
 def test_texts_are_weighed_by_their_tokens_and_nothing_else_counts() -> None:

@@ -14,7 +14,7 @@ QUIET = tuple(2.0 + 0.1 * (-1) ** i for i in range(LEAST_STEPS))
 
 def result(loss: float = 2.0, grad_norm: float = 1.0, left_out: str | None = None) -> StepResult:
     totals = SourceTotals(LossSums(loss * 10, 10.0, 3, 10), 12, 1)
-    return StepResult({"source": totals}, 10.0, 12, 12, 1, 1, grad_norm, 0.1, left_out)
+    return StepResult({"source": totals}, {}, 10.0, 12, 12, 1, 1, grad_norm, 0.1, left_out)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
