@@ -8,10 +8,11 @@ from tutelage.report.answers import answer_text, score_text, spoken
 from tutelage.report.charts import NUM_COLOURS, Series, line_chart
 from tutelage.report.checks import figures_text, verdict
 from tutelage.report.curves import held_out_change, speed, training_loss
+from tutelage.report.effect import change_text
 from tutelage.report.figures import MISSING, compact, count, duration, number, percent
 from tutelage.report.headline import best_evaluation, checks_summary, loss_at_ends, throughput
 from tutelage.report.markup import Child, Markup, Section, h, join, missing, table
-from tutelage.report.records import Check, Run, Sample, Step
+from tutelage.report.records import Check, Effect, Run, Sample, Step
 from tutelage.report.settings import flatten, show_value
 
 _SAME = ("run.",)  # settings that differ by nature
@@ -31,11 +32,12 @@ def comparison(runs: Sequence[Run]) -> tuple[Markup, list[Section]]:
             ),
         ]
     )
-    scores = _scores(runs, names)
+    scores, effects = _scores(runs, names), _effects(runs, names)
     return top, [
         Section("figures", "Figures", _figures(runs, names)),
         Section("differences", "Differences in the settings", _differences(runs, names), label="Differences"),
         Section("curves", "Curves", h("div", {"class": "charts"}, _curves(runs, names))),
+        *([effects] if effects is not None else []),
         *([scores] if scores is not None else []),
         Section("answers", "Answers", _answers(runs, names)),
         Section("checks", "Checks of the laws", _checks(runs, names)),
@@ -100,6 +102,34 @@ def _differences(runs: Sequence[Run], names: Sequence[str]) -> Markup:
         [key, *(missing("not set") if v is None else v for v in row)] for key, row in shown.items() if len(set(row)) > 1
     ]
     return table(_header(names), rows, css="settings") if rows else h("p", None, "The runs have the same settings.")
+
+
+def _effects(runs: Sequence[Run], names: Sequence[str]) -> Section | None:
+    """What fine-tuning did to each model; None where no run was evaluated."""
+    if all(run.effect is None for run in runs):
+        return None
+    figures = [{one.key: one for one in run.effect.figures} if run.effect is not None else {} for run in runs]
+    known = {key: one for of_run in figures for key, one in of_run.items()}
+    rows: list[list[Child]] = [
+        ["findings", *(missing("not evaluated") if run.effect is None else _titles(run.effect) for run in runs)]
+    ]
+    rows += [
+        [f"{one.title}, {one.unit}", *(change_text(own[key]) if key in own else MISSING for own in figures)]
+        for key, one in known.items()
+    ]
+    why = "Changes from each run's own base (`tutelage eval`), with 95 % intervals over documents or prompts."
+    return Section(
+        "effect",
+        "What it did to the models",
+        join([h("p", {"class": "why"}, why), table(_header(names), rows)]),
+        label="Effect",
+    )
+
+
+def _titles(effect: Effect) -> Markup:
+    if not effect.findings:
+        return h("span", {"class": "good"}, "none")
+    return h("ol", None, (h("li", None, finding.title) for finding in effect.findings))
 
 
 def _curves(runs: Sequence[Run], names: Sequence[str]) -> list[Markup]:

@@ -118,7 +118,7 @@ def _figures(figures: Sequence[Changed]) -> Markup | None:
             one.unit,
             number(one.base),
             number(one.tuned),
-            _change(one),
+            change_text(one),
             number(one.data) if one.data is not None else "",
             count(one.items),
         )
@@ -144,7 +144,8 @@ def _contrasts(contrasts: Sequence[Contrasted]) -> Markup | None:
     return table(header, rows, numeric=(2, 3))
 
 
-def _change(one: Changed) -> Markup | str:
+def change_text(one: Changed) -> Markup | str:
+    """Return a change with its interval, coloured where one way is better."""
     css = {_GOOD: "good", _BAD: "bad"}.get(_colour(one))
     return _interval(one.tuned, one.base, one.low, one.high, one.direction, css)
 

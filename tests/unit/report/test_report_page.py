@@ -173,6 +173,21 @@ def test_runs_with_equal_settings_are_said_to_be_equal(tmp_path: Path) -> None:
     assert "The runs have the same settings." in write_comparison(runs, tmp_path / "both.html").read_text()
 
 
+def test_what_was_done_to_the_models_is_compared_where_it_was_measured(tmp_path: Path) -> None:
+    one, other = make_run(tmp_path / "a"), make_run(tmp_path / "b")
+    measure = {"key": "forgetting.text", "title": "loss on text: text", "unit": "bits per byte", "better": "lower"}
+    measure |= {"direction": "up", "base": 1.0, "tuned": 1.25, "low": 0.2, "high": 0.3, "items": 40}
+    finding = {"title": "It forgot <text>", "detail": "x", "mend": "y", "size": 8.0, "rows": []}
+    found = {"base": "base", "tuned": "tuned", "measures": [measure], "findings": [finding]}
+    (one / "evaluation.json").write_text(json.dumps(found))
+    page = write_comparison([one, other], tmp_path / "both.html").read_text()
+    effect = page[page.index('id="effect"') :]
+    assert "It forgot &lt;text&gt;" in effect and "not evaluated" in effect
+    assert '<span class="bad">0.250 (0.200 to 0.300)</span>' in effect
+    (one / "evaluation.json").unlink()
+    assert 'id="effect"' not in write_comparison([one, other], tmp_path / "both.html").read_text()
+
+
 def test_a_long_run_makes_a_page_of_bounded_size(tmp_path: Path) -> None:
     page = run_page(read_run(make_run(tmp_path / "long", num_steps=20_000)))
     assert len(page) < 1_000_000
