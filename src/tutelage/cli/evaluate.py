@@ -48,6 +48,14 @@ def run(
             show_default=False,
         ),
     ] = None,
+    retrieve: Annotated[
+        str | None,
+        typer.Option(
+            metavar="CORPUS",
+            help="Texts whose best passages stand before each question, in place of those of the run (data.retrieve.corpus).",
+            show_default=False,
+        ),
+    ] = None,
     prompts: Annotated[
         int | None,
         typer.Option(min=0, help="Held-out prompts that both models answer.", show_default="evaluate.prompts: 200"),
@@ -80,6 +88,7 @@ def run(
 
     words = [
         *([f"evaluate.tasks={json.dumps([str(path) for path in tasks])}"] if tasks else []),
+        *(_retrieval(model, retrieve) if retrieve else []),
         *([f"evaluate.prompts={prompts}"] if prompts is not None else []),
         *([f"evaluate.max_new_tokens={max_new_tokens}"] if max_new_tokens is not None else []),
     ]
@@ -100,6 +109,17 @@ def run(
         from tutelage.report.page import write_report
 
         output().print(f"report    {write_report(model)}", markup=False, soft_wrap=True)
+
+
+def _retrieval(model: Path, corpus: str) -> list[str]:
+    """Return settings that retrieve from `corpus`, by the rule that the model in the folder `model` was trained with, if it was."""
+    from tutelage.data.retrieve import recall
+
+    known = recall(model)
+    settings = {"corpus": corpus}
+    if known is not None:  # of a run its configuration knows
+        settings |= {"passages": str(known.passages), "passage_words": str(known.passage_words)}
+    return [f"data.retrieve.{key}={json.dumps(value) if key == 'corpus' else value}" for key, value in settings.items()]
 
 
 def _resolve(

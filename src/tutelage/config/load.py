@@ -254,7 +254,8 @@ def _located(leaf: Leaf, key: str) -> str:
     """Return a path relative to its file's folder when it exists there; other text as it is."""
     text: str = leaf.value
     parts = key.split(".")
-    if parts[-1] != "path" and not (key == "model.template" and text.endswith(".jinja")):
+    is_template = key == "model.template" and text.endswith(".jinja")
+    if parts[-1] != "path" and key != "data.retrieve.corpus" and not is_template:
         return text
     if text.startswith("~"):
         return str(Path(text).expanduser())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, islice, zip_longest
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from tutelage.chat.tokenizer import ChatTokenizer
 from tutelage.config.schema import Config, EvaluateConfig
 from tutelage.data.conversation import Message, Role
 from tutelage.data.order import permutation
+from tutelage.data.retrieve import Retriever, open_retriever
 from tutelage.errors import DataError
 from tutelage.evaluate import measures, ties
 from tutelage.evaluate.findings import Finding, findings
@@ -119,7 +120,8 @@ def evaluate(
     Raises: DataError when nothing is held out and there are no tasks; whatever preparing data and loading models raise.
     """
     size = config.evaluate
-    scorable = {path.name: read_tasks(path) for path in map(Path, size.tasks)}
+    retriever = open_retriever(config.data.retrieve) if size.tasks else None
+    scorable = {path.name: _as_asked(read_tasks(path), retriever) for path in map(Path, size.tasks)}
     prepared = prepare(config, progress=progress, lenient=True)
     work = gather_work(prepared, size, scorable)
     probes = work.documents[:3]
@@ -129,6 +131,13 @@ def evaluate(
     disputed = _disputed(base, work, _of("base", progress))
     names = config.model.path, str(tuned)
     return _conclude(work, before, after, disputed, names=names, tokenizer=prepared.tokenizer)
+
+
+def _as_asked(tasks: list[ScorableTask], retriever: Retriever | None) -> list[ScorableTask]:
+    """Return tasks with the passages that rows get: those rows that are held out have theirs from preparation."""
+    if retriever is None:
+        return tasks
+    return [replace(task, messages=retriever.for_use(task.messages)) for task in tasks]
 
 
 def _of(name: str, progress: Progress) -> Progress:
