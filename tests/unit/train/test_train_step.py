@@ -17,7 +17,7 @@ from tutelage.chat.rendered import Rendered
 from tutelage.config.schema import Layout, Precision, TrainConfig
 from tutelage.model.attention import NAME, register_attention
 from tutelage.pack.plan import PlanOptions, Step, plan_epoch
-from tutelage.train.objective import total
+from tutelage.train.objective import Reweighing, total
 from tutelage.train.optim import build_optimiser
 from tutelage.train.step import StepSettings, accumulate_gradients, train_step
 
@@ -114,6 +114,26 @@ def test_a_pack_of_nothing_but_silent_documents_adds_nothing() -> None:
     torch.testing.assert_close(
         gradients(model, together, documents, SETTINGS), gradients(model, alone, documents, SETTINGS), rtol=0, atol=0
     )
+
+
+@pytest.mark.parametrize("layout", [Layout.PACKED, Layout.PADDED])
+def test_reweighed_sources_are_trained_as_if_their_tokens_had_that_weight(layout: Layout) -> None:
+    documents = random_documents(LENGTHS)
+    heavier = [replace(one, weights=3 * one.weights) if one.source == "source-1" else one for one in documents]
+    settings, reweighing = replace(SETTINGS, layout=layout), Reweighing(frozenset({"source-1"}), 3.0)
+    found = {}
+    for name, rows, told in (("planned", heavier, Reweighing()), ("reweighed", documents, reweighing)):
+        model = model_of()
+        optimiser = torch.optim.SGD(model.parameters(), lr=1.0)
+        result = train_step(model, optimiser, plan_of(rows)[0], rows, settings, step=1, reweighing=told)
+        found[name] = (result, torch.cat([p.detach().flatten() for p in model.parameters()]))
+    (expected, expected_p), (result, parameters) = found["planned"], found["reweighed"]
+    torch.testing.assert_close(parameters, expected_p, rtol=1e-12, atol=1e-12)
+    assert (result.weight_sum, result.loss) == (pytest.approx(expected.weight_sum), pytest.approx(expected.loss))
+    assert result.by_source["source-1"].sums.weight_sum == pytest.approx(expected.by_source["source-1"].sums.weight_sum)
+    unchanged = model_of()
+    train_step(unchanged, torch.optim.SGD(unchanged.parameters(), lr=1.0), plan_of(documents)[0], documents, settings, step=1)
+    assert not torch.allclose(torch.cat([p.detach().flatten() for p in unchanged.parameters()]), expected_p)
 
 
 @pytest.mark.parametrize("fault", [None, "it is Monday"])
