@@ -208,7 +208,7 @@ def _unstopped(measure: Measure, budget: Budget) -> Finding | None:
 
 def _undeclined(measure: Measure, budget: Budget) -> Finding | None:
     tuned, count = measure.change.tuned, measure.change.items
-    if not measure.key.endswith(f".{DECLINED}") or tuned is None:
+    if not measure.key.endswith(f".{DECLINED}") or tuned is None or measure.change.direction is None:
         return None
     size = (1 - tuned) / budget.undeclined
     if size < 1 or wilson_interval(round((1 - tuned) * count), count)[0] < budget.undeclined:
