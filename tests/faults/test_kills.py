@@ -28,6 +28,7 @@ from tutelage.files import jsonl
 from tutelage.files.atomic import STAGING_PREFIX, remove_staging
 from tutelage.files.rundir import RunDir
 from tutelage.generate.local import generate
+from tutelage.train import loop
 from tutelage.train.checkpoint import load_checkpoint, newest_whole_checkpoint
 from tutelage.train.loop import train
 
@@ -260,3 +261,19 @@ def test_a_real_run_killed_at_a_file_operation_is_gone_on_with_by_the_same_comma
     assert ended == 0
     assert tried >= 400 // every
     figure(f"real run killed at a file operation (in the background: {in_background})", f"{tried} of {tried} the same")
+
+
+def test_a_run_killed_between_its_result_and_its_end_writes_the_result_again(place: Path) -> None:
+    def killed() -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(loop, "_write_result", lambda look: (write(look), os.kill(os.getpid(), signal.SIGKILL)))
+            train_as_the_command_does(place, "written")
+
+    write = loop._write_result
+    train_as_the_command_does(place, "whole")
+    assert in_child(killed) == -signal.SIGKILL
+    run = RunDir(place / "written")
+    assert run.final.is_dir() and run.status["status"] != "finished"
+    train_as_the_command_does(place, "written")
+    assert outcome(run.path) == outcome(place / "whole")
+    assert not list(run.path.rglob(f"{STAGING_PREFIX}*"))

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from tutelage.config.load import Resolved
 from tutelage.data.retrieve import remember
+from tutelage.files.atomic import remove_folder
 from tutelage.files.rundir import RunDir
 from tutelage.model.adapters import is_adapted
 from tutelage.model.export import save_model
@@ -284,6 +285,8 @@ def _write_result(look: Look) -> Path:
         template = prepared.renderer.template if prepared.contract is not None else None
         stop_ids = prepared.renderer.stop_ids
         about = remember(scene.config.data.retrieve, prepared.corpus)
+        if run.final.is_dir():  # the run was killed before it could say that it had ended; perhaps with other weights
+            remove_folder(run.final)
         save_model(
             scene.model, prepared.tokenizer, template, run.final, stop_ids=stop_ids, about=about, weights=weights
         )
