@@ -19,6 +19,7 @@ def training_section(run: Run) -> Section:
         _accuracy_chart(run.evaluations),
         _rate_chart(run.steps),
         _norm_chart(run),
+        _replay_chart(run.steps),
         _speed_chart(run.steps),
         _tokens_chart(run.steps),
         _fill_chart(run.steps),
@@ -143,6 +144,16 @@ def _norm_chart(run: Run) -> Markup:
     if isinstance(clip, int | float) and clip > 0 and x:
         series.append(Series(f"clipped above {clip:g}", [x[0], x[-1]], [float(clip)] * 2, colour=6))
     return line_chart("Gradient norm", series, x_label="step", y_label="L2 norm", from_zero=True)
+
+
+def _replay_chart(steps: Sequence[Step]) -> Markup | None:
+    """Return what the gate made tokens of replay weigh; None where it left that alone."""
+    weights = [s.replay_weight for s in steps]
+    if all(weight in (None, 1) for weight in weights):
+        return None
+    series = [Series("replay", [s.step for s in steps], weights)]
+    note = "by how much the gate multiplied the weight of plain text"
+    return line_chart("Weight of replay", series, x_label="step", y_label="times", from_zero=True, note=note)
 
 
 def _speed_chart(steps: Sequence[Step]) -> Markup:

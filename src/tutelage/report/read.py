@@ -107,7 +107,9 @@ def _read_steps(path: Path) -> tuple[Step, ...]:
 
 def _step(row: Mapping[str, Any]) -> Step:
     fields = ("epoch", "loss", "loss_sum", "weight_sum", "tokens", "supervised_tokens", "documents", "packs", "fill")
-    values = {name: _number(row.get(name)) for name in (*fields, "seconds", "learning_rate", "grad_norm")}
+    values = {
+        name: _number(row.get(name)) for name in (*fields, "seconds", "learning_rate", "grad_norm", "replay_weight")
+    }
     if values["loss"] is None:
         values["loss"] = divide(values["loss_sum"], values["weight_sum"])
     return Step(

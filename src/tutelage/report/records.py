@@ -30,6 +30,7 @@ class Step:
     seconds: float | None
     learning_rate: float | None
     grad_norm: float | None
+    replay_weight: float | None
     per_source: Mapping[str, tuple[float | None, float | None]]
     per_slice: Mapping[str, tuple[float | None, float | None]]
 

@@ -86,6 +86,7 @@ def _step(i: int, num_steps: int, peak: float) -> dict[str, Any]:
             "dolly": [mean * 0.97 * (supervised - replay), supervised - replay],
             "replay": [(mean + 0.4) * replay, replay],
         },
+        "replay_weight": 1 + (i > num_steps // 2),
         "per_slice": {name: [mean * part * supervised, part * supervised] for name, part in SLICES.items()},
     }
 

@@ -191,3 +191,16 @@ def test_what_was_done_to_the_models_is_compared_where_it_was_measured(tmp_path:
 def test_a_long_run_makes_a_page_of_bounded_size(tmp_path: Path) -> None:
     page = run_page(read_run(make_run(tmp_path / "long", num_steps=20_000)))
     assert len(page) < 1_000_000
+
+
+def test_slices_have_their_curves_and_replay_has_one_where_the_gate_weighed_it(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run")
+    titles = [f"{side} loss per {what}" for side in ("Training", "Held-out") for what in ("turn", "part of an answer")]
+    page = run_page(read_run(folder))
+    assert all(title in page for title in (*titles, "Weight of replay"))
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    told = [{**line, "replay_weight": 1, "per_slice": {"turn 1": [1.0, 2.0]}} for line in lines]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in told))
+    (folder / "evals.jsonl").unlink()
+    page = run_page(read_run(folder))
+    assert not any(title in page for title in (*titles, "Weight of replay"))

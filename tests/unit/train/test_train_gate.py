@@ -61,3 +61,35 @@ def test_what_follows_a_breach(on_breach: OnBreach, ends: bool, best: bool) -> N
     rule = Rule(forgetting=0.03, on_breach=on_breach)
     assert (Gate(2.0, 0.1, 5).ends(rule), Gate(2.0, 0.1, 5).takes_best(rule)) == (ends, best)
     assert not Gate(2.0, 0.01).ends(rule) and not Gate(2.0, 0.01).takes_best(rule)
+
+
+HOLDS = Rule(forgetting=0.1, most_replay_weight=8.0)
+
+
+def weights_after(*rises: float, rule: Rule = HOLDS) -> list[float]:
+    """Return what replay weighs after each of a course of evaluations."""
+    gate, found = Gate(before=2.0), []
+    for step, rise in enumerate(rises, start=1):
+        gate = gate.after(evaluation(step, replay=2.0 * (1 + rise)), TEXTS, rule)
+        found.append(gate.replay_weight)
+    return found
+
+
+def test_replay_weighs_more_while_the_budget_is_nearly_used_up_and_less_again_after() -> None:
+    rising = weights_after(0.09, 0.11, 0.2, 0.5, 0.5, 0.5)
+    assert 1 < rising[0] < rising[1] and rising[2] == 2 * rising[1] and rising[-1] == 8
+    falling = weights_after(0.2, 0.2, 0.07, 0.0, 0.0, 0.0)
+    assert falling[1] == 4 > falling[2] > falling[3] == falling[2] / 2 and falling[-1] == 1
+
+
+def test_at_its_aim_the_controller_leaves_the_weight_as_it_is_and_below_it_never_weighs_less_than_planned() -> None:
+    assert Gate(2.0, replay_weight=3.0).after(evaluation(1, replay=2.16), TEXTS, HOLDS).replay_weight == pytest.approx(3)
+    assert weights_after(0.0, -0.2) == [1, 1]
+
+
+def test_a_loss_that_is_no_number_asks_for_all_the_replay_there_is() -> None:
+    assert weights_after(math.nan) == [8]
+
+
+def test_without_a_controller_replay_weighs_what_it_weighs() -> None:
+    assert weights_after(0.5, 0.5, rule=THREE_PERCENT) == [1, 1]
