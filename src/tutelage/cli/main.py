@@ -18,7 +18,7 @@ from rich.markup import escape
 from typer.core import TyperGroup
 
 from tutelage import __version__
-from tutelage.cli import chat, check, config, demo, evaluate, lab, merge, pretrain, replay, report, show, train
+from tutelage.cli import chat, check, claims, config, demo, evaluate, lab, merge, pretrain, replay, report, show, train
 from tutelage.cli.edge import EXIT_MEANINGS, guard
 from tutelage.redact import redact
 
@@ -104,6 +104,7 @@ app.command("chat")(chat.run)
 app.command("eval")(evaluate.run)
 app.command("report")(report.run)
 app.command("replay")(replay.run)
+app.command("claims")(claims.run)
 app.add_typer(config.app, name="config")
 app.add_typer(lab.app, name="lab")
 

@@ -185,6 +185,41 @@ def interval_chart(title: str, rows: Sequence[tuple[str, Interval]], *, x_label:
     return _figure(title, drawing, description, note=note, height=height)
 
 
+@dataclass(frozen=True)
+class Point:
+    """A named point; `x` and `y` are the low end of its interval, its value, and the high end."""
+
+    name: str
+    x: tuple[float, float, float]
+    y: tuple[float, float, float]
+
+
+def point_chart(title: str, points: Sequence[Point], *, x_label: str, y_label: str, note: str = "") -> Markup:
+    """Return named points in two dimensions, each with its interval both ways."""
+    if not points:
+        return empty_chart(title, note)
+    x_axis = _padded_axis([value for point in points for value in point.x], LEFT, WIDTH - RIGHT)
+    y_axis = _padded_axis([value for point in points for value in point.y], HEIGHT - BOTTOM, TOP)
+    drawing = _grid(x_axis, y_axis, x_label, y_label)
+    for place, point in enumerate(points):
+        (left, x, right), (low, y, high) = map(x_axis, point.x), map(y_axis, point.y)
+        cross = f"M{_px(left)} {_px(y)}H{_px(right)}M{_px(x)} {_px(low)}V{_px(high)}"
+        tip = f"{point.name}: {number(point.x[1])}, {number(point.y[1])}"
+        drawing += [
+            h("path", {"class": "interval", "d": cross}),
+            h("circle", {"class": f"dot c{place % NUM_COLOURS}", "cx": _px(x), "cy": _px(y), "r": 5, "data-tip": tip}),
+        ]
+    description = "; ".join(f"{p.name}: {number(p.x[1])} across, {number(p.y[1])} up" for p in points)
+    legend = [(point.name, place, False) for place, point in enumerate(points)]
+    return _figure(title, drawing, f"{title}. {description}.", note=note, legend=legend)
+
+
+def _padded_axis(values: Sequence[float], start: float, end: float) -> Axis:
+    low, high = min(values), max(values)
+    pad = 0.06 * (high - low) or 0.1 * abs(high) or 0.5
+    return Axis(low - pad, high + pad, start, end)
+
+
 def empty_chart(title: str, note: str = "") -> Markup:
     """Return the place of a chart for which there are no values."""
     caption = h("figcaption", None, title, h("small", None, note) if note else None)

@@ -1,0 +1,81 @@
+"""The claims as a Markdown page, for documentation: what `claims.json` says, and how to read it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from tutelage.files.atomic import write_text
+from tutelage.report.claims import (
+    RULE,
+    Json,
+    counted,
+    difference_text,
+    made,
+    margin_text,
+    prediction_text,
+    scale_of,
+    shown_measures,
+    value_text,
+)
+
+
+def write_claims_text(found: Json, out: str | Path) -> None:
+    """Write the page as Markdown."""
+    write_text(out, "\n".join(_lines(found)) + "\n")
+
+
+def _lines(found: Json) -> Iterator[str]:
+    yield from ("# Claims of supervised fine-tuning, tried in a small world", "", counted(found), "", made(found), "")
+    yield from ("```console", f"$ {found['command']}", "```", "")
+    yield from (
+        "A verdict is about this world: a base model of 3 million parameters that has read plain text about 280 people, and short lessons "
+        "that code can check. It says whether an effect shows up here, how large it is and how surely; it does not say what a model a "
+        "thousand times as large would do.",
+        "",
+        RULE,
+        "",
+    )
+    yield from _table(
+        ("claim", "verdict"),
+        [(f"[{claim['claim']}](#{claim['name']})", claim["verdict"]) for claim in found["claims"]],
+    )
+    for claim in found["claims"]:
+        yield from _claim(claim, found["measures"])
+
+
+def _claim(claim: Json, measures: Json) -> Iterator[str]:
+    yield from (
+        "",
+        f"## {claim['name']}",
+        "",
+        f"{claim['claim']} **{claim['verdict'].capitalize()}.**",
+        "",
+        claim["done"],
+        "",
+    )
+    yield from _table(
+        ("prediction", "difference (95 % interval)", "smallest that matters", "seeds", "verdict"),
+        [
+            (
+                prediction_text(one, measures),
+                difference_text(one, measures),
+                margin_text(one, measures),
+                str(one["difference"]["seeds"]) if one["difference"] else "0",
+                one["verdict"],
+            )
+            for one in claim["predictions"]
+        ],
+    )
+    wanted = shown_measures(claim)
+    yield ""
+    yield from _table(
+        ("arm", *(f"{measures[key]['title']}, {scale_of(key, measures).unit}" for key in wanted)),
+        [(arm["name"], *(value_text(arm["figures"][key], key, measures) for key in wanted)) for arm in claim["arms"]],
+    )
+    yield from ("", f"Claimed in: {claim['source']}.", "", "```console", f"$ tutelage claims {claim['name']}", "```")
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    for cells in (header, ["---"] * len(header), *rows):
+        yield f"| {' | '.join(cells)} |"
