@@ -105,6 +105,53 @@ def test_a_run_that_learns_text_breaches_nothing(place: Path) -> None:
     assert result["breached_at"] is None and result["text_loss_rise"] < 0
 
 
+def held(place: Path, *more: str) -> tuple[str, ...]:
+    """Return a run that forgets the sentences, has some of them as replay, and holds a budget with that."""
+    replay = (f"data.train.1.path={place / 'known.jsonl'}", "data.train.1.name=replay", "data.train.1.share=0.3")
+    others = (f"data.train.0.path={place / 'chats.jsonl'}", "model.template=chatml", *replay, "data.train.1.kind=text")
+    budget = ("train.gate.forgetting=0.05", "train.gate.most_replay_weight=8", "train.learning_rate=1e-3")
+    return settings(place, *others, *budget, "train.max_steps=20", "train.batch_tokens=1024", *more)
+
+
+@pytest.fixture(scope="module")
+def chats(place: Path) -> Path:
+    row = {"messages": [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": "Ada, of course."}]}
+    rows = (
+        {**row, "messages": [{**row["messages"][0], "content": f"Who {i}?"}, row["messages"][1]]} for i in range(40)
+    )
+    jsonl.write(place / "chats.jsonl", rows)
+    return place / "chats.jsonl"
+
+
+def test_a_controller_makes_replay_weigh_more_and_less_is_forgotten(place: Path, chats: Path) -> None:
+    told = Teller()
+    assert go(place, "held", *held(place), narrator=told) == "finished"
+    assert go(place, "unheld", *held(place, "train.gate.most_replay_weight=1")) == "finished"
+    lines = jsonl.read(place / "held" / "metrics.jsonl")
+    weights = [line["replay_weight"] for line in lines]
+    assert weights[0] == 1 and max(weights) > 2 and any("replay weighs" in line for line in told.lines)
+    shares = [line["per_source"]["replay"][1] / line["weight_sum"] for line in lines if "replay" in line["per_source"]]
+    assert max(shares) > 2 * shares[0]
+    rises = {name: RunDir(place / name).status["result"]["text_loss_rise"] for name in ("held", "unheld")}
+    assert rises["held"] < 0.05 < 0.08 < rises["unheld"]
+
+
+@pytest.mark.parametrize("cut", [7])
+def test_a_controlled_run_that_is_cut_weighs_on_as_if_it_had_not_been(place: Path, chats: Path, cut: int) -> None:
+    if not (place / "held").exists():
+        go(place, "held", *held(place))
+    name = f"held-cut-{cut}"
+    assert go(place, name, *held(place), narrator=Stopper(cut)) == "stopped"
+    assert go(place, name, *held(place), resume=True) == "finished"
+    assert outcome(place / name) == outcome(place / "held")
+
+
+def test_a_controller_without_replay_to_weigh_is_refused(place: Path, chats: Path) -> None:
+    words = (f"data.train.0.path={chats}", "model.template=chatml", "train.gate.most_replay_weight=4")
+    with pytest.raises(ConfigError, match="weighs plain text among"):
+        go(place, "nothing-to-weigh", *settings(place, *words))
+
+
 def test_a_gate_without_text_to_watch_is_refused(place: Path) -> None:
     row = {"messages": [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": "Ada."}]}
     (place / "chats.jsonl").write_text((json.dumps(row) + "\n") * 3)
