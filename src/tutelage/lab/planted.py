@@ -94,6 +94,7 @@ def _settings(folder: Path, data: Path, defect: Defect, seed: int) -> Iterator[s
     yield f"train.seed={seed}"
     yield "train.learning_rate=3e-4"
     yield "train.epochs=2.5"
+    yield "train.precision=auto"
     yield "sample.count=0"
     yield "train.evaluate_every_steps=10000"
     yield "evaluate.prompts=120"

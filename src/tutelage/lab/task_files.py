@@ -23,6 +23,7 @@ def task_files(world: World, count: int) -> dict[str, list[Row]]:
     """Return the rows of each file by its name, about `count` of each."""
     held_out = lessons(world, Side.HELD_OUT, count * len(Kind), seed=SEED)
     by_kind = {kind: [lesson for lesson in held_out if lesson.kind is kind] for kind in Kind}
+    strangers = min(count, len(world.group(Group.STRANGER)))
     rng = random.Random(f"task files/{world.seed}")
     made = {
         "facts.jsonl": [_exact(lesson) for lesson in by_kind[Kind.CLOSED_BOOK]],
@@ -32,7 +33,7 @@ def task_files(world: World, count: int) -> dict[str, list[Row]]:
         "instructions.jsonl": [_constrained(one) for one in by_kind[Kind.CREATIVE] if one.task == "story"],
         "talks.jsonl": [_exact(lesson) for lesson in by_kind[Kind.MULTI_TURN]],
         "private.jsonl": [_declined(one, declines=one.task == "refused") for one in by_kind[Kind.REFUSAL]],
-        "strangers.jsonl": [_declined(one, declines=True) for one in stranger_questions(world, count)],
+        "strangers.jsonl": [_declined(one, declines=True) for one in stranger_questions(world, strangers)],
     }
     assert tuple(made) == TASK_FILES
     return made

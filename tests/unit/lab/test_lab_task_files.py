@@ -6,10 +6,11 @@ from pathlib import Path
 
 from tutelage.evaluate.tasks import Check, read_tasks
 from tutelage.files import jsonl
+from tutelage.lab.demo import FULL
 from tutelage.lab.lesson import Kind, Side
 from tutelage.lab.lessons import lessons
 from tutelage.lab.task_files import SEED, TASK_FILES, task_files
-from tutelage.lab.world import make_world
+from tutelage.lab.world import Group, make_world
 
 COUNT = 12
 
@@ -30,3 +31,10 @@ def test_every_file_is_read_and_the_answers_of_the_lessons_are_right(tmp_path: P
             assert scored.strict == scored.points, task.where
     assert {task.check for task in files["private.jsonl"]} == {Check.DECLINES, Check.ANSWERS}
     assert {task.check for task in files["strangers.jsonl"]} == {Check.DECLINES}
+
+
+def test_there_may_be_more_of_every_file_than_there_are_strangers() -> None:
+    world = make_world(0)
+    made = task_files(world, FULL.held_out // len(Kind))
+    assert len(made["strangers.jsonl"]) == min(80, len(world.group(Group.STRANGER)))
+    assert len(made["facts.jsonl"]) == 80

@@ -83,7 +83,9 @@ def test_replay_weighs_more_while_the_budget_is_nearly_used_up_and_less_again_af
 
 
 def test_at_its_aim_the_controller_leaves_the_weight_as_it_is_and_below_it_never_weighs_less_than_planned() -> None:
-    assert Gate(2.0, replay_weight=3.0).after(evaluation(1, replay=2.16), TEXTS, HOLDS).replay_weight == pytest.approx(3)
+    assert Gate(2.0, replay_weight=3.0).after(evaluation(1, replay=2.16), TEXTS, HOLDS).replay_weight == pytest.approx(
+        3
+    )
     assert weights_after(0.0, -0.2) == [1, 1]
 
 

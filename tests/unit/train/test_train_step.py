@@ -132,7 +132,9 @@ def test_reweighed_sources_are_trained_as_if_their_tokens_had_that_weight(layout
     assert (result.weight_sum, result.loss) == (pytest.approx(expected.weight_sum), pytest.approx(expected.loss))
     assert result.by_source["source-1"].sums.weight_sum == pytest.approx(expected.by_source["source-1"].sums.weight_sum)
     unchanged = model_of()
-    train_step(unchanged, torch.optim.SGD(unchanged.parameters(), lr=1.0), plan_of(documents)[0], documents, settings, step=1)
+    train_step(
+        unchanged, torch.optim.SGD(unchanged.parameters(), lr=1.0), plan_of(documents)[0], documents, settings, step=1
+    )
     assert not torch.allclose(torch.cat([p.detach().flatten() for p in unchanged.parameters()]), expected_p)
 
 
