@@ -115,7 +115,10 @@ def test_a_run_does_not_go_on_with_other_texts(place: Path, tmp_path: Path) -> N
 @pytest.fixture(scope="module")
 def adapter(place: Path) -> Path:
     """A finished LoRA run with passages."""
-    assert go(place, "run", *words(place, "train.method=lora", "sample.count=4", "sample.prompts=['Who is number 5?']")) == "finished"
+    assert (
+        go(place, "run", *words(place, "train.method=lora", "sample.count=4", "sample.prompts=['Who is number 5?']"))
+        == "finished"
+    )
     return place / "run"
 
 
@@ -136,7 +139,9 @@ def test_chat_reads_and_says_when_it_is_not_as_in_training(place: Path, adapter:
     assert "--retrieve gives it some" in " ".join(chat(adapter).split())
     (tmp_path / "new.txt").write_text("number 5 is a king.")
     assert "other texts" in " ".join(chat(adapter, "--retrieve", str(tmp_path / "new.txt")).split())
-    untaught = tiny_folder(tmp_path / "base", "llama", chat_template="{% for m in messages %}{{ m.content }}{% endfor %}")
+    untaught = tiny_folder(
+        tmp_path / "base", "llama", chat_template="{% for m in messages %}{{ m.content }}{% endfor %}"
+    )
     assert "not trained with passages" in " ".join(chat(untaught, "--retrieve", str(tmp_path / "new.txt")).split())
     assert guard(partial(app, ["chat", str(adapter), "--retrieve", str(tmp_path / "none.txt")])) == 3
 

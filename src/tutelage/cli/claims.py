@@ -68,8 +68,8 @@ def _write(
     from tutelage.report.claims import read_claims, write_claims_page
     from tutelage.report.claims_text import write_claims_text
 
-    words = ["tutelage", "claims", *names, *(["--quick"] if quick else []), "--seeds", str(num_seeds)]
-    about = {"command": " ".join(words), **_circumstances()}
+    options = f"--quick --seeds {num_seeds}" if quick else f"--seeds {num_seeds}"
+    about = {"command": " ".join(["tutelage claims", *names, options]), "options": options, **_circumstances()}
     write_json(folder / "claims.json", results(chosen, store, QUICK if quick else FULL, num_seeds, about))
     found = read_claims(folder / "claims.json")
     write_claims_page(found, folder / "claims.html")
@@ -130,14 +130,14 @@ def _print_verdicts(found: Any) -> None:
     from rich.table import Table
 
     from tutelage.cli.console import output
-    from tutelage.report.claims import counted, difference_text, prediction_text
+    from tutelage.report.claims import counted, difference_text, prediction_text, verdict_text
 
     table = Table(box=None, pad_edge=False)
     for name in ("claim", "verdict", "prediction", "difference (95 % interval)"):
         table.add_column(name)
     for claim in found["claims"]:
         for number, one in enumerate(claim["predictions"]):
-            named = (claim["name"], claim["verdict"]) if number == 0 else ("", "")
+            named = (claim["name"], verdict_text(claim)) if number == 0 else ("", "")
             table.add_row(*named, prediction_text(one, found["measures"]), difference_text(one, found["measures"]))
     output().print(table)
     output().print(f"\n{counted(found)}")

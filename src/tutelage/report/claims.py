@@ -17,7 +17,13 @@ from tutelage.report.markup import Markup, Section, h, join, table
 from tutelage.report.page import page
 
 Json: TypeAlias = Mapping[str, Any]
-VERDICTS = {"seen here": "good", "contradicted here": "bad", "not distinguishable here": "missing"}
+NO_VERDICT = "no verdict from so few seeds"
+VERDICTS = {
+    "seen here": "good",
+    "contradicted here": "bad",
+    "not distinguishable here": "missing",
+    NO_VERDICT: "missing",
+}
 """Each verdict with its style; in this order they are counted."""
 
 
@@ -86,9 +92,14 @@ def write_claims_page(found: Json, out: str | Path) -> None:
 
 def counted(found: Json) -> str:
     """Return in words how many claims got which verdict."""
-    verdicts = [claim["verdict"] for claim in found["claims"]]
-    parts = [f"{verdicts.count(verdict)} {verdict}" for verdict in VERDICTS]
+    verdicts = [verdict_text(claim) for claim in found["claims"]]
+    parts = [f"{verdicts.count(verdict)} {verdict}" for verdict in VERDICTS if verdict in verdicts]
     return f"{len(verdicts)} claims: {', '.join(parts)}."
+
+
+def verdict_text(judged: Json) -> str:
+    """Return the verdict on a claim or a prediction."""
+    return str(judged["verdict"] or NO_VERDICT)
 
 
 def made(found: Json) -> str:
@@ -152,7 +163,7 @@ def _overview(found: Json) -> Section:
     rows = [
         (
             h("a", {"href": f"#{claim['name']}"}, claim["claim"]),
-            h("span", {"class": VERDICTS[claim["verdict"]]}, claim["verdict"]),
+            _verdict(claim),
         )
         for claim in found["claims"]
     ]
@@ -162,14 +173,19 @@ def _overview(found: Json) -> Section:
 def _section(claim: Json, measures: Json) -> Section:
     body = [
         h("p", {"class": "lead"}, claim["claim"]),
-        h("p", None, h("b", {"class": VERDICTS[claim["verdict"]]}, claim["verdict"])),
+        h("p", None, h("b", None, _verdict(claim))),
         h("p", None, claim["done"]),
         _predictions(claim["predictions"], measures),
         h("div", {"class": "charts"}, _chart(claim, measures)),
         _arms(claim, measures),
-        h("p", {"class": "soft"}, f"Claimed in: {claim['source']}. Made with: tutelage claims {claim['name']}"),
+        h("p", {"class": "soft"}, f"Claimed in: {claim['source']}. Made with: {claim['command']}"),
     ]
     return Section(claim["name"], claim["name"].replace("-", " ").capitalize(), join(body), claim["name"])
+
+
+def _verdict(judged: Json) -> Markup:
+    text = verdict_text(judged)
+    return h("span", {"class": VERDICTS[text]}, text)
 
 
 def _predictions(predictions: Sequence[Json], measures: Json) -> Markup:
@@ -180,7 +196,7 @@ def _predictions(predictions: Sequence[Json], measures: Json) -> Markup:
             difference_text(one, measures),
             margin_text(one, measures),
             str(one["difference"]["seeds"]) if one["difference"] else "0",
-            h("span", {"class": VERDICTS[one["verdict"]]}, one["verdict"]),
+            _verdict(one),
         )
         for one in predictions
     )

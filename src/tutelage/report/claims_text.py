@@ -17,6 +17,7 @@ from tutelage.report.claims import (
     scale_of,
     shown_measures,
     value_text,
+    verdict_text,
 )
 
 
@@ -38,7 +39,7 @@ def _lines(found: Json) -> Iterator[str]:
     )
     yield from _table(
         ("claim", "verdict"),
-        [(f"[{claim['claim']}](#{claim['name']})", claim["verdict"]) for claim in found["claims"]],
+        [(f"[{claim['claim']}](#{claim['name']})", verdict_text(claim)) for claim in found["claims"]],
     )
     for claim in found["claims"]:
         yield from _claim(claim, found["measures"])
@@ -49,7 +50,7 @@ def _claim(claim: Json, measures: Json) -> Iterator[str]:
         "",
         f"## {claim['name']}",
         "",
-        f"{claim['claim']} **{claim['verdict'].capitalize()}.**",
+        f"{claim['claim']} **{verdict_text(claim).capitalize()}.**",
         "",
         claim["done"],
         "",
@@ -62,7 +63,7 @@ def _claim(claim: Json, measures: Json) -> Iterator[str]:
                 difference_text(one, measures),
                 margin_text(one, measures),
                 str(one["difference"]["seeds"]) if one["difference"] else "0",
-                one["verdict"],
+                verdict_text(one),
             )
             for one in claim["predictions"]
         ],
@@ -73,7 +74,7 @@ def _claim(claim: Json, measures: Json) -> Iterator[str]:
         ("arm", *(f"{measures[key]['title']}, {scale_of(key, measures).unit}" for key in wanted)),
         [(arm["name"], *(value_text(arm["figures"][key], key, measures) for key in wanted)) for arm in claim["arms"]],
     )
-    yield from ("", f"Claimed in: {claim['source']}.", "", "```console", f"$ tutelage claims {claim['name']}", "```")
+    yield from ("", f"Claimed in: {claim['source']}.", "", "```console", f"$ {claim['command']}", "```")
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:

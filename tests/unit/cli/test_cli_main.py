@@ -18,7 +18,21 @@ from tutelage.cli import edge
 from tutelage.cli.main import app
 from tutelage.train.stop import RESUME_EXIT_CODE, StopNow
 
-VERBS = ("demo", "show", "check", "train", "pretrain", "merge", "chat", "eval", "report", "replay", "claims", "config", "lab")
+VERBS = (
+    "demo",
+    "show",
+    "check",
+    "train",
+    "pretrain",
+    "merge",
+    "chat",
+    "eval",
+    "report",
+    "replay",
+    "claims",
+    "config",
+    "lab",
+)
 SUBVERBS = (
     "config schema",
     "config presets",

@@ -53,9 +53,10 @@ def tried(tmp_path_factory: pytest.TempPathFactory) -> RunStore:
 
 
 def test_a_claim_goes_from_its_arms_to_a_verdict(tried: RunStore) -> None:
-    found = json.loads(json.dumps(results([TRY], tried, TINY, 3, {"date": "today"})))
+    found = json.loads(json.dumps(results([TRY], tried, TINY, 3, {"options": "--seeds 3"})))
     (claim,) = found["claims"]
     assert claim["verdict"] == Verdict.SEEN.value
+    assert claim["command"] == "tutelage claims tiny --seeds 3"
     assert claim["predictions"][0]["difference"]["seeds"] == 3
     assert claim["predictions"][0]["difference"]["high"] < -0.1
     base, tuned = claim["arms"]

@@ -44,7 +44,7 @@ def content(*, is_scatter: bool = False) -> dict[str, Any]:
     ]
     claim = {
         "name": "some-claim", "claim": "New is <better>.", "done": "Both were tried.", "source": "somebody",
-        "verdict": "seen here", "arms": arms, "predictions": [prediction("right", figure(0.4, 0.05))],
+        "verdict": "seen here", "command": "tutelage claims some-claim --seeds 3", "arms": arms, "predictions": [prediction("right", figure(0.4, 0.05))],
         "plot": {"measures": ["right", "loss"] if is_scatter else ["right"], "is_scatter": is_scatter},
     }  # fmt: skip
     return {
@@ -77,7 +77,16 @@ def test_the_page_has_claim_verdict_interval_and_one_plot(tmp_path: Path, is_sca
     assert "+40.0 points (+35.0 to +45.0)" in html
     assert html.count("<svg") == 1
     assert "b <new>" not in html
-    assert "1 claims: 1 seen here" in html
+    assert "1 claims: 1 seen here." in html
+
+
+def test_too_few_seeds_have_no_verdict(tmp_path: Path) -> None:
+    found = content()
+    found["claims"][0]["verdict"] = None
+    write_claims_text(found, tmp_path / "claims.md")
+    text = (tmp_path / "claims.md").read_text()
+    assert "1 claims: 1 no verdict from so few seeds." in text
+    assert "**No verdict from so few seeds.**" in text
 
 
 def test_the_markdown_has_the_command_and_the_figures(tmp_path: Path) -> None:

@@ -22,16 +22,17 @@ def results(
 ) -> dict[str, Any]:
     """Return the content of `claims.json`. A claim of which an arm was never run is left out.
 
-    `about` says when, on what machine and with which command the runs were made.
+    `about` says when, on what machine and with which options of the command the runs were made.
     """
     judged = (_judged(claim, store, scale, num_seeds) for claim in claims)
+    options = about["options"]
     return {
         **about,
         "seeds": num_seeds,
         "lessons": scale.of(Settings(), 0).lessons,
         "asked": scale.asked,
         "measures": {key: vars(measure) for key, measure in MEASURES.items()},
-        "claims": [one for one in judged if one is not None],
+        "claims": [{**one, "command": f"tutelage claims {one['name']} {options}"} for one in judged if one is not None],
     }
 
 

@@ -69,18 +69,18 @@ def interval_of(values: Sequence[float]) -> Interval | None:
     return Interval(mean, mean - half, mean + half, count)
 
 
-def verdict_of(difference: Interval | None, expectation: Expectation, margin: float) -> Verdict:
+def verdict_of(difference: Interval | None, expectation: Expectation, margin: float) -> Verdict | None:
     """Return what a difference says of an expectation; `margin`, above 0, is the smallest difference that would matter.
 
     HIGHER      seen: the whole interval lies above 0, and the mean is at least the margin. Contradicted: it lies below 0.
     SAME        seen: the whole interval lies within the margin, on both sides. Contradicted: it lies wholly outside.
     NO_LOWER    seen: the whole interval lies above minus the margin. Contradicted: it lies wholly below that.
-    LOWER and NO_HIGHER are their mirror images. Anything else, or fewer than three seeds, is not distinguishable.
+    LOWER and NO_HIGHER are their mirror images. Anything else is not distinguishable. Fewer than three seeds have no verdict: None.
     """
     if margin <= 0:
         raise ValueError(f"the smallest difference that matters must be above 0, not {margin}")
     if difference is None or difference.seeds < LEAST_SEEDS or difference.low is None or difference.high is None:
-        return Verdict.UNDECIDED
+        return None
     low, mean, high = difference.low, difference.mean, difference.high
     if expectation in (Expectation.LOWER, Expectation.NO_HIGHER):
         low, mean, high = -high, -mean, -low
@@ -91,9 +91,11 @@ def verdict_of(difference: Interval | None, expectation: Expectation, margin: fl
     return _decide(low > -margin, high < -margin)
 
 
-def verdict_of_all(verdicts: Iterable[Verdict]) -> Verdict:
-    """Return the verdict on a claim of several predictions: seen where all are, contradicted where one is."""
+def verdict_of_all(verdicts: Iterable[Verdict | None]) -> Verdict | None:
+    """Return the verdict on a claim of several predictions: seen where all are, contradicted where one is, none where one has none."""
     found = set(verdicts)
+    if None in found:
+        return None
     if Verdict.CONTRADICTED in found:
         return Verdict.CONTRADICTED
     return Verdict.SEEN if found == {Verdict.SEEN} else Verdict.UNDECIDED
