@@ -122,6 +122,13 @@ _RULES = (
         from_data=True,
     ),
     _Rule(
+        "style.turns",
+        "It goes on for somebody else",
+        "share",
+        "look with `tutelage show` whether each answer ends with its stop token, and whether that carries loss",
+        from_data=True,
+    ),
+    _Rule(
         "style.lists",
         "It writes lists where the data do not",
         "share",

@@ -11,10 +11,10 @@ from enum import StrEnum
 import numpy as np
 import numpy.typing as npt
 
-from tutelage.evaluate import style
+from tutelage.evaluate import diversity, style
 from tutelage.evaluate.knowledge import Disputed
 from tutelage.evaluate.observe import Answer, Likelihoods, Losses, Task
-from tutelage.evaluate.stats import Change, Tallies, change, change_between
+from tutelage.evaluate.stats import Change, Tallies, change, change_between, change_left_out
 from tutelage.evaluate.tasks import Check, Said, ScorableTask
 
 UNSHIFTED_RANK, MARGINAL_RANK = 0, 2
@@ -161,9 +161,16 @@ def disputed(found: Disputed) -> Contrast:
 
 
 def of_answers(
-    tasks: Sequence[Task], base: Sequence[Answer], tuned: Sequence[Answer], known: frozenset[tuple[str, ...]]
+    tasks: Sequence[Task],
+    base: Sequence[Answer],
+    tuned: Sequence[Answer],
+    known: frozenset[tuple[str, ...]],
+    controls: frozenset[int],
 ) -> list[Measure]:
-    """Return how the answers of both are written; `known` are the runs of words in answers of the training data."""
+    """Return how the answers of both are written.
+
+    `known` are the runs of words in answers of the training data, `controls` the tokens that begin and end turns.
+    """
     texts = [answer.text for answer in base], [answer.text for answer in tuned], [task.reference for task in tasks]
     measures = []
 
@@ -172,6 +179,9 @@ def of_answers(
         from_data = change(of_data[0], of_tuned) if of_data else None
         measures.append(Measure(key, title, unit, group, better, change(of_base, of_tuned), from_data))
 
+    others = [Tallies.of([style.other_turns(one.text, one.ids, controls) for one in side]) for side in (base, tuned)]
+    others.append(Tallies.of([style.other_turns(text, (), controls) for text in texts[2]]))
+    add("style.turns", "answers that go on for another role", "share", others, Better.LOWER, Group.STYLE)
     stops = [Tallies.of([(answer.stopped, 1) for answer in side]) for side in (base, tuned)]
     add("style.stopped", "answers that end", "share", stops, Better.HIGHER, Group.LEARNING)
     counts = (
@@ -194,6 +204,23 @@ def of_answers(
         outlines.append(style.shared(side, lambda text, common=common: style.skeleton(text, common)))  # type: ignore[misc]
     title = "two answers have one skeleton"
     add("style.skeletons", title, "share", outlines, Better.NEITHER, Group.STYLE)
+    add(
+        "style.distinct",
+        "different pairs of words",
+        "share",
+        list(map(diversity.distinct, texts)),
+        Better.NEITHER,
+        Group.STYLE,
+    )
+    add(
+        "style.self_bleu",
+        "overlap with other answers",
+        "self-BLEU",
+        list(map(diversity.self_bleu, texts)),
+        Better.NEITHER,
+        Group.STYLE,
+    )
+    measures.append(_vendi(*texts))
     prompts = [task.messages[-1].content for task in tasks]
     copies = [
         Tallies.of([style.copied(text, prompt, known) for text, prompt in zip(side, prompts, strict=True)])
@@ -202,6 +229,19 @@ def of_answers(
     title = f"answers that recite {style.COPIED_WORDS} words"
     add("style.recited", title, "share", copies, Better.NEITHER, Group.STYLE)
     return measures
+
+
+def _vendi(base: Sequence[str], tuned: Sequence[str], data: Sequence[str]) -> Measure:
+    of_base, of_tuned, of_data = map(diversity.vendi, (base, tuned, data))
+    return Measure(
+        "style.vendi",
+        "answers as different as",
+        "answers (Vendi score)",
+        Group.STYLE,
+        Better.NEITHER,
+        change_left_out(of_base, of_tuned),
+        change_left_out(of_data, of_tuned),
+    )
 
 
 STRICT, LOOSE, DECLINED, ANSWERED = "strict", "loose", "declined", "answered"
@@ -247,35 +287,49 @@ def _kind_of(check: Check) -> tuple[str, ...]:
 class Shift:
     """How far what the tuned model says is from what the base would say after the same words.
 
-    Shares of tokens: `unshifted` are the base's own choice, `marginal` among its first three, `shifted` beyond. `nats` is the mean
-    of log p_tuned - log p_base. `by_position` holds `nats` of the first tokens of an answer.
+    Shares of tokens: `unshifted` are the base's own choice, `marginal` among its first three, `shifted` beyond. `kl` is the mean divergence
+    KL(tuned || base) in nats per token, of the tuned model's likeliest tokens each by itself and all others as one: at most the whole
+    divergence. `by_position` holds that of the first tokens of an answer.
     """
 
     unshifted: float
     marginal: float
     shifted: float
-    nats: float
+    kl: float
     tokens: int
     by_position: tuple[float, ...]
 
 
 def token_shift(base: Sequence[Likelihoods], tuned: Sequence[Likelihoods], *, positions: int = 32) -> Shift | None:
-    """Return the shift on answers of the tuned model, read by both; None without a token."""
+    """Return the shift on answers of the tuned model, read by both, the base asked for `others` of the tuned one; None without a token."""
     ranks = np.concatenate([one.rank for one in base]) if base else np.zeros(0)
     if not len(ranks):
         return None
-    gains = [t.log_probability - b.log_probability for b, t in zip(base, tuned, strict=True)]
+    divergences = [_kl(t.log_others, b.log_others) for b, t in zip(base, tuned, strict=True)]
     unshifted, marginal = ranks <= UNSHIFTED_RANK, (ranks > UNSHIFTED_RANK) & (ranks <= MARGINAL_RANK)
     by_position = []
     for position in range(positions):
-        at = [gain[position] for gain in gains if len(gain) > position]
-        if len(at) >= max(2, len(gains) // 10):  # a mean of few answers says nothing about the position
+        at = [one[position] for one in divergences if len(one) > position]
+        if len(at) >= max(2, len(divergences) // 10):  # a mean of few answers says nothing about the position
             by_position.append(float(np.mean(at)))
     return Shift(
         unshifted=float(unshifted.mean()),
         marginal=float(marginal.mean()),
         shifted=float(1 - unshifted.mean() - marginal.mean()),
-        nats=float(np.concatenate(gains).mean()),
+        kl=float(np.concatenate(divergences).mean()),
         tokens=len(ranks),
         by_position=tuple(by_position),
     )
+
+
+def _kl(log_p: npt.NDArray[np.float32], log_q: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    """Return KL(p || q) [L] in nats, where both are given for the same K tokens [L, K] and what is left is one event."""
+    of_p, of_q = _with_rest(log_p), _with_rest(log_q)
+    return np.asarray((np.exp(of_p) * (of_p - of_q)).sum(axis=1))
+
+
+def _with_rest(log_LK: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    """Return the logarithms [L, K + 1] with that of the remaining probability, at least 1e-9: fp32 tells no less from nothing."""
+    found_LK = log_LK.astype(np.float64)
+    rest_L = np.log(np.maximum(1 - np.exp(found_LK).sum(axis=1), 1e-9))
+    return np.concatenate([found_LK, rest_L[:, None]], axis=1)

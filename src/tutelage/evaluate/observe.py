@@ -19,10 +19,12 @@ from tutelage.model.head import supervised_logits, supervised_losses
 from tutelage.pack.batch import Batch, pack_batch, pad_batch
 from tutelage.pack.plan import plan_packs
 
-# D documents, S supervised tokens of one batch, L tokens of one answer, V vocabulary
+# D documents, S supervised tokens of one batch, L tokens of one answer, V vocabulary, K tokens in place of one
 
 MICRO_TOKENS = 4096
 ROWS_AT_ONCE = 128
+OTHERS = 64
+"""Likeliest tokens of a model that another one is asked about too."""
 
 Progress = Callable[[str, int, int], None]
 """Called as (what is being done, how much is done, how much there is)."""
@@ -138,33 +140,50 @@ def answer_tasks(subject: Subject, tasks: Sequence[Asked], progress: Progress, *
 
 @dataclass(frozen=True, eq=False)
 class Likelihoods:
-    """How likely a model finds the tokens of one answer.
+    """How likely a model finds the tokens of one answer, and others in their place.
 
-    Shapes: [L]. `log_probability` in nats; `rank` is 0 for the token that the model would have said itself.
+    Shapes: [L], and [L, K] of what may stand in the place of each. `log_probability` and `log_others` in nats; `rank` is 0 for the token
+    that the model would have said itself; `others` are ids, by default the model's own likeliest.
     """
 
     log_probability: npt.NDArray[np.float64]
     rank: npt.NDArray[np.int64]
+    others: npt.NDArray[np.int64]
+    log_others: npt.NDArray[np.float32]
 
 
-def likelihoods(subject: Subject, answers: Sequence[Answer], progress: Progress) -> list[Likelihoods]:
-    """Return how likely a model finds answers, its own or another's, after their prompts."""
+def likelihoods(
+    subject: Subject,
+    answers: Sequence[Answer],
+    progress: Progress,
+    *,
+    others: Sequence[npt.NDArray[np.int64]] | None = None,
+) -> list[Likelihoods]:
+    """Return how likely a model finds answers, its own or another's, after their prompts, and `others` [L, K] in place of their tokens."""
     documents = [as_document(answer) for answer in answers]
     found: dict[int, Likelihoods] = {}
+    nothing = Likelihoods(np.zeros(0), np.zeros(0, np.int64), np.zeros((0, 0), np.int64), np.zeros((0, 0), np.float32))
     with torch.inference_mode():
         for group, batch in batches(subject, documents, MICRO_TOKENS // 2):
             if not batch.num_supervised:  # nothing but empty answers
-                found |= {number: Likelihoods(np.zeros(0), np.zeros(0, dtype=np.int64)) for number in group}
+                found |= dict.fromkeys(group, nothing)
                 continue
             logits_SV = supervised_logits(subject.model, batch).float()
             target_S1 = batch.supervised_targets[:, None]
             said_S1 = logits_SV.gather(1, target_S1)
-            log_S = (said_S1[:, 0] - logits_SV.logsumexp(dim=-1)).double().cpu().numpy()
+            total_S1 = logits_SV.logsumexp(dim=-1, keepdim=True)
+            log_S = (said_S1 - total_S1)[:, 0].double().cpu().numpy()
             rank_S = (logits_SV > said_S1).sum(dim=-1).cpu().numpy()
-            document_S = batch.supervised_document.cpu().numpy()
+            if others is None:
+                other_SK = logits_SV.topk(min(OTHERS, logits_SV.shape[1]), dim=-1).indices
+            else:
+                asked = np.concatenate([others[number] for number in group if len(others[number])])
+                other_SK = torch.from_numpy(asked).to(logits_SV.device)
+            log_SK = (logits_SV.gather(1, other_SK) - total_S1).cpu().numpy()
+            other_ids_SK, document_S = other_SK.cpu().numpy(), batch.supervised_document.cpu().numpy()
             for place, number in enumerate(group):
                 own = document_S == place
-                found[number] = Likelihoods(log_S[own], rank_S[own])
+                found[number] = Likelihoods(log_S[own], rank_S[own], other_ids_SK[own], log_SK[own])
             progress("comparing tokens", len(found), len(documents))
     return [found[number] for number in range(len(documents))]
 

@@ -8,9 +8,11 @@ bootstrap are whole items, and both models' figures of an item stay together.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from statistics import NormalDist
 from typing import TypeAlias
 
 import numpy as np
@@ -130,6 +132,23 @@ def change_between(first: Tallies, second: Tallies, *, seed: int = 0) -> Change:
         size = min(len(one), len(other))
         low, high = (float(edge) for edge in np.quantile(other[:size] - one[:size], [(1 - LEVEL) / 2, (1 + LEVEL) / 2]))
     return Change(first.value, second.value, low, high, items)
+
+
+def change_left_out(base: Array, tuned: Array) -> Change:
+    """Return the change of a figure that is no ratio of sums, with the interval of the paired jackknife.
+
+    Shapes: [1 + N], the figure of all items first, then that without each of them in turn.
+
+    Source: Efron and Tibshirani 1993, chapter 11.
+    """
+    num_items = len(base) - 1
+    low = high = None
+    difference = tuned - base
+    if num_items > 1:
+        spread = math.sqrt((num_items - 1) / num_items * float(((difference[1:] - difference[1:].mean()) ** 2).sum()))
+        reach = NormalDist().inv_cdf((1 + LEVEL) / 2) * spread
+        low, high = float(difference[0]) - reach, float(difference[0]) + reach
+    return Change(float(base[0]), float(tuned[0]), low, high, num_items)
 
 
 def _resampled(over: Tallies, under: Tallies, *, seed: int) -> Array:

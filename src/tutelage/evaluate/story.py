@@ -127,7 +127,7 @@ def evaluate(
     probes = work.documents[:3]
     after = _see(load_tuned(tuned, config, probes, device), work, size, _of("tuned model", progress))
     base = load_base(config, prepared.renderer, probes, device)
-    before = _see(base, work, size, _of("base", progress), read=after.answers)
+    before = _see(base, work, size, _of("base", progress), like=after)
     disputed = _disputed(base, work, _of("base", progress))
     names = config.model.path, str(tuned)
     return _conclude(work, before, after, disputed, names=names, tokenizer=prepared.tokenizer)
@@ -224,17 +224,20 @@ class _Seen:
     said: Mapping[str, list[Said]]
 
 
-def _see(
-    subject: Subject, work: Work, size: EvaluateConfig, progress: Progress, *, read: Sequence[Answer] | None = None
-) -> _Seen:
-    """Let one model do the work, and `read` answers: by default its own."""
+def _see(subject: Subject, work: Work, size: EvaluateConfig, progress: Progress, *, like: _Seen | None = None) -> _Seen:
+    """Let one model do the work, and read the answers of another, by default its own, and what that one might have said in their place."""
     documents = work.documents
     answers = answer_tasks(subject, work.tasks, progress, max_new_tokens=size.max_new_tokens)
     return _Seen(
         losses=document_losses(subject, documents, progress),
         again=document_losses(subject, documents, progress, micro_tokens=MICRO_TOKENS // 2),
         answers=answers,
-        likelihoods=likelihoods(subject, answers if read is None else read, progress),
+        likelihoods=likelihoods(
+            subject,
+            like.answers if like else answers,
+            progress,
+            others=[one.others for one in like.likelihoods] if like else None,
+        ),
         said={
             name: answer_all(subject, tasks, progress, max_new_tokens=size.max_new_tokens)
             for name, tasks in work.scorable.items()
@@ -262,7 +265,9 @@ def _conclude(
     tied = ties.to_losses(trained, work.trained)
     if work.tasks:
         known = work.training.runs(COPIED_WORDS)
-        found += measures.of_answers(work.tasks, before.answers, after.answers, known)
+        found += measures.of_answers(
+            work.tasks, before.answers, after.answers, known, _turn_ids(before.answers, tokenizer)
+        )
         texts = [[answer.text for answer in side] for side in (after.answers, before.answers)]
         data = [task.reference for task in work.tasks]
         phrases = grown_phrases(texts[0], data, texts[1])
@@ -277,6 +282,11 @@ def _conclude(
         findings=tuple(findings(found, contrasts, phrases, work.training, disputed, tied=tied)),
         answers=tuple(zip(work.tasks, before.answers, after.answers, strict=True)),
     )
+
+
+def _turn_ids(answers: Sequence[Answer], tokenizer: ChatTokenizer) -> frozenset[int]:
+    """Return the control tokens of the template, as prompts have them: those of tools and of reasoning may stand in an answer."""
+    return frozenset(chain.from_iterable(answer.prompt_ids for answer in answers)) & tokenizer.control_tokens.keys()
 
 
 def _reads(

@@ -15,11 +15,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tutelage.data.conversation import Role
 from tutelage.evaluate.stats import Tallies
 
 _WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
 _LIST_LINE = re.compile(r"\s*(?:[-*•]|\d+[.)])\s")
 _BOLD = re.compile(r"\*\*[^*\n]+\*\*")
+_ROLE_LINE = re.compile(rf"^\W*(?:{'|'.join(Role)})\s*(?::|\W*$)", re.IGNORECASE | re.MULTILINE)
 REPEATED_WORDS = 4
 """Words of a run that counts as repeated when it stands in the same answer before (Gopher's rules use 2 to 10; arXiv 2112.11446)."""
 EDGE_WORDS = 3
@@ -59,6 +61,11 @@ def list_lines(text: str) -> tuple[float, float]:
 def bold(text: str) -> tuple[float, float]:
     """Return (passages in bold, thousands of words)."""
     return len(_BOLD.findall(text)), len(words_of(text)) / 1000
+
+
+def other_turns(text: str, ids: Sequence[int], controls: frozenset[int]) -> tuple[float, float]:
+    """Return (1 when an answer goes on for somebody else, 1): it has a control token of turns, or a line that only names a role."""
+    return float(not controls.isdisjoint(ids) or bool(_ROLE_LINE.search(text))), 1
 
 
 def length(text: str) -> tuple[float, float]:

@@ -96,12 +96,12 @@ def _shift(shift: TokenShift) -> list[Markup]:
         top=100,
         note="arXiv 2312.01552",
     )
-    gain = Series("gain", list(range(1, len(shift.by_position) + 1)), shift.by_position, marks=True)
+    kl = Series("KL", list(range(1, len(shift.by_position) + 1)), shift.by_position, marks=True)
     where = line_chart(
         "Where in an answer it left the base",
-        [gain],
+        [kl],
         x_label="token of the answer",
-        y_label="log p(tuned) / p(base), nats",
+        y_label="KL(tuned || base), nats",
         note="mean over answers",
         from_zero=True,
     )

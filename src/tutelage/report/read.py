@@ -279,7 +279,7 @@ def _contrasted(row: Mapping[str, Any]) -> Contrasted:
 
 def _token_shift(row: Mapping[str, Any]) -> TokenShift:
     unshifted, marginal, shifted = (_number(row.get(key)) for key in ("unshifted", "marginal", "shifted"))
-    return TokenShift(unshifted, marginal, shifted, tuple(_number(gain) for gain in row.get("by_position") or ()))
+    return TokenShift(unshifted, marginal, shifted, tuple(_number(kl) for kl in row.get("by_position") or ()))
 
 
 def _answer_pair(row: Mapping[str, Any]) -> AnswerPair:

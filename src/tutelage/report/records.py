@@ -283,7 +283,7 @@ class Contrasted:
 
 @dataclass(frozen=True)
 class TokenShift:
-    """Shares of the tokens of the tuned model's answers by their rank in the base, and the mean gain by position."""
+    """Shares of the tokens of the tuned model's answers by their rank in the base, and the mean divergence from it by position, in nats."""
 
     unshifted: float | None
     marginal: float | None

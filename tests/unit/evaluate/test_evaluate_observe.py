@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,8 @@ from sample_documents import random_documents
 from tiny import tiny_folder
 from tutelage.config.load import load_config
 from tutelage.data.conversation import Message, Role
-from tutelage.evaluate.measures import token_shift
+from tutelage.evaluate import observe
+from tutelage.evaluate.measures import _kl, token_shift
 from tutelage.evaluate.observe import Answer, Task, answer_tasks, document_losses, likelihoods
 from tutelage.evaluate.subject import Subject, load_base
 from tutelage.train.prepare import build_renderer
@@ -78,5 +80,38 @@ def test_what_a_model_says_is_its_own_choice(subject: Subject) -> None:
     assert all((one.rank == 0).all() for one in own)
     shift = token_shift(own, own)
     assert shift is not None
-    assert (shift.unshifted, shift.marginal, shift.shifted, shift.nats) == (1.0, 0.0, 0.0, 0.0)
+    assert (shift.unshifted, shift.marginal, shift.shifted, shift.kl) == (1.0, 0.0, 0.0, 0.0)
     assert token_shift([], []) is None
+
+
+def test_the_divergence_is_that_of_the_whole_distributions(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two models that differ, and every token of the vocabulary is looked at: the figure is KL by its definition."""
+    monkeypatch.setattr(observe, "OTHERS", 10**9)
+    answers = [
+        Answer((5, 6, 7), (8, 9), "", True),
+        Answer((5,), (), "", False),
+        Answer((11, 12), (13, 14, 15), "", False),
+    ]
+    other = replace(subject, model=copy.deepcopy(subject.model))
+    with torch.no_grad():
+        for parameter in other.model.parameters():
+            parameter.mul_(1.1)
+    documents = [np.array([*answer.prompt_ids, *answer.ids]) for answer in answers if answer.ids]
+    own = likelihoods(subject, answers, silent)
+    base = likelihoods(other, answers, silent, others=[one.others for one in own])
+    both = [[alone(side, ids).log_softmax(dim=-1) for ids in documents] for side in (subject, other)]
+    kl = [(p.exp() * (p - q)).sum(dim=-1) for p, q in zip(*both, strict=True)]
+    shift = token_shift(base, own)
+    assert shift is not None
+    assert shift.kl == pytest.approx(torch.cat([kl[0][2:4], kl[1][1:4]]).mean().item(), rel=1e-3)
+    assert shift.kl > 1e-4
+
+
+def test_the_divergence_over_few_tokens_is_at_most_the_whole() -> None:
+    random = np.random.default_rng(0)
+    p, q = (np.log(random.dirichlet(np.ones(50), size=20)).astype(np.float32) for _ in range(2))
+    whole = (np.exp(p) * (p - q)).sum(axis=1)
+    likeliest = np.argsort(-p, axis=1)[:, :8]
+    part = _kl(np.take_along_axis(p, likeliest, 1), np.take_along_axis(q, likeliest, 1))
+    assert (part <= whole + 1e-6).all()
+    assert (part > 0).all()
