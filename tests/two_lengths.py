@@ -20,6 +20,6 @@ def in_two_lengths(
 
     `test_it, test_it_at_length = in_two_lengths(check_it, 80, text=st.text())`
     """
-    few = settings(max_examples=short, deadline=None)(given(**strategies)(check))
-    many = settings(max_examples=LONG, deadline=None, suppress_health_check=_UNHURRIED)(given(**strategies)(check))
+    few = settings(max_examples=short)(given(**strategies)(check))
+    many = settings(max_examples=LONG, suppress_health_check=_UNHURRIED)(given(**strategies)(check))
     return few, pytest.mark.slow(many)

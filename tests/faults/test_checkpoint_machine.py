@@ -132,7 +132,6 @@ def check(examples: int, phases: tuple[Phase, ...] = tuple(Phase)) -> None:
         settings=settings(
             max_examples=examples,
             stateful_step_count=20,
-            deadline=None,
             derandomize=True,
             database=None,
             report_multiple_bugs=False,

@@ -13,7 +13,7 @@ from functools import cache
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import PreTrainedModel
 
@@ -122,7 +122,7 @@ def test_gradient_checkpointing_changes_nothing_in_a_pack() -> None:
     assert_equal(in_batches(model, [pack_batch(documents)]), plain, TOLERANCE)
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=20)
 @given(
     lengths=st.lists(st.integers(1, 24), min_size=1, max_size=7),
     cuts=st.lists(st.booleans(), min_size=7, max_size=7),

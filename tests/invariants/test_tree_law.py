@@ -15,7 +15,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_layout_law import CHANGES, TOLERANCE, assert_equal, by_definition, in_batches
 from transformers import PreTrainedModel
@@ -78,7 +78,7 @@ def test_a_tree_has_the_loss_and_gradient_of_each_document_alone(family: str) ->
         assert_equal(in_batches(family_model(family, NAME), as_tree(documents)), reference, TOLERANCE)
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=25)
 @given(
     blocks=st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=5), min_size=1, max_size=7),
     ahead=st.sampled_from([[], [3, 4, 5, 6, 7, 3, 4, 5, 6, 7]]),

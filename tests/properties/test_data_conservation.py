@@ -23,7 +23,7 @@ from tutelage.data.sources import read_source
 from tutelage.data.strict_json import MAX_DEPTH, parse_json
 from tutelage.errors import DataError
 
-QUICK = settings(max_examples=60, deadline=None)
+QUICK = settings(max_examples=60)
 TEXT = st.one_of(
     st.text(st.characters(codec="utf-8"), min_size=1, max_size=20),
     st.text(st.sampled_from('"\\[]{},:a\n\r'), min_size=1, max_size=12),  # what could be taken for structure

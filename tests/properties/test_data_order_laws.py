@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tutelage.data.mixture import Mixture, MixtureSource
 from tutelage.data.order import permutation
 
-QUICK = settings(max_examples=60, deadline=None)
+QUICK = settings(max_examples=60)
 KEYS = st.lists(st.integers(-(2**70), 2**70), max_size=4)
 
 

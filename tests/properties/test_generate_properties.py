@@ -23,7 +23,7 @@ def streamed(tokenizer: Any, ids: list[int]) -> list[str]:
     return [*(text.add(token) for token in ids), text.rest()]
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(st.lists(st.integers(0, VOCABULARY - 1), max_size=30))
 def test_pieces_of_any_tokens_join_to_their_text(ids: list[int]) -> None:
     assert "".join(streamed(TOKENIZER, ids)) == (TOKENIZER.decode(ids) if ids else "")
@@ -41,7 +41,7 @@ def real_tokenizer(folder: Path) -> Any:
 def test_pieces_of_any_text_join_to_it_with_real_tokenizers(shared_data: Path, name: str) -> None:
     tokenizer = real_tokenizer(shared_data / name)
 
-    @settings(deadline=None, max_examples=50)
+    @settings(max_examples=50)
     @given(st.text(max_size=60))
     def check(text: str) -> None:
         ids = tokenizer(text, add_special_tokens=False).input_ids
@@ -50,7 +50,7 @@ def test_pieces_of_any_text_join_to_it_with_real_tokenizers(shared_data: Path, n
     check()
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(
     st.lists(st.tuples(st.integers(-(2**63), 2**63 - 1), st.integers(1, 40)), min_size=1, max_size=6),
     st.integers(1, 17),
@@ -68,7 +68,7 @@ def test_the_noise_of_a_document_never_depends_on_its_neighbours(
         assert float(part.abs().max()) <= 5 / (length * hidden) ** 0.5 * (1 + 1e-6)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(
     st.lists(st.floats(-30, 30, width=32), min_size=1, max_size=12),
     st.floats(0, 1, exclude_max=True),

@@ -48,6 +48,18 @@ def run(
             show_default=False,
         ),
     ] = None,
+    harness: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="TASK",
+            help="Tasks of lm-evaluation-harness, in place of those of the run; needs pip install 'tutelage[harness]'.",
+            show_default=False,
+        ),
+    ] = None,
+    harness_folder: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="YAML files of tasks of your own for --harness.", show_default=False),
+    ] = None,
     retrieve: Annotated[
         str | None,
         typer.Option(
@@ -79,6 +91,7 @@ def run(
         tutelage eval runs/mine
         tutelage eval my-model --base Qwen/Qwen3-0.6B --held-out chats.jsonl --held-out texts.jsonl
         tutelage eval runs/mine --tasks ifeval.jsonl --tasks gsm8k_test.jsonl.gz --max-new-tokens 512
+        tutelage eval runs/mine --harness arc_easy --harness hellaswag
     """
     import torch
 
@@ -88,11 +101,13 @@ def run(
 
     words = [
         *([f"evaluate.tasks={json.dumps([str(path) for path in tasks])}"] if tasks else []),
+        *([f"evaluate.harness.tasks={json.dumps(harness)}"] if harness else []),
+        *([f"evaluate.harness.folder={json.dumps(str(harness_folder))}"] if harness_folder else []),
         *(_retrieval(model, retrieve) if retrieve else []),
         *([f"evaluate.prompts={prompts}"] if prompts is not None else []),
         *([f"evaluate.max_new_tokens={max_new_tokens}"] if max_new_tokens is not None else []),
     ]
-    config, tuned, kept = _resolve(model, base, held_out or [], words, needs_data=not tasks)
+    config, tuned, kept = _resolve(model, base, held_out or [], words, needs_data=not tasks and not harness)
     place = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
     with _progress() as progress:
         found = evaluate(config, tuned, device=place, progress=progress)
@@ -142,7 +157,7 @@ def _resolve(
             raise RunDirError(f"{model} has no result yet", mend="let it end first: `tutelage train --resume`")
         return load_config(run.config, words).config, run.final, run.evaluation
     if not base or (needs_data and not held_out):
-        missing = "--base MODEL" if not base else "--held-out FILE or --tasks FILE"
+        missing = "--base MODEL" if not base else "--held-out FILE, --tasks FILE or --harness TASK"
         raise ConfigError(f"{model} is not a run directory, so its data and base are not known", mend=f"give {missing}")
     template = model / "chat_template.jinja"  # both models are asked in the template that the tuned one was tuned in
     words += [f"model.template={json.dumps(str(template))}"] if template.is_file() else []

@@ -404,11 +404,23 @@ class SampleConfig(Section):
     """System message of the sampled conversations."""
 
 
+class HarnessConfig(Section):
+    """Tasks of lm-evaluation-harness, for figures that can be put beside published ones (an extra: `pip install 'tutelage[harness]'`)."""
+
+    tasks: list[str] = []
+    """Names of tasks, as `lm_eval ls tasks` lists them."""
+    folder: str | None = None
+    """A folder of tasks of one's own, as YAML files; `!function` in them runs the code that stands beside them."""
+    limit: int | None = Field(default=None, gt=0)
+    """Documents of each task, the first ones; null does all of them."""
+
+
 class EvaluateConfig(Section):
     """What `tutelage eval` asks base and tuned model; training reads none of it."""
 
     tasks: list[str] = []
     """Files of tasks that code can score: constraints, numbers, exact answers, choices, refusals."""
+    harness: HarnessConfig = HarnessConfig()
     prompts: int = Field(default=200, ge=0)
     """Held-out prompts that both models answer."""
     max_new_tokens: int = Field(default=128, gt=0)

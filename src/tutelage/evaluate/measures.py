@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tutelage.evaluate import diversity, style
+from tutelage.evaluate.harness import HarnessScore
 from tutelage.evaluate.knowledge import Disputed
 from tutelage.evaluate.observe import Answer, Likelihoods, Losses, Task
 from tutelage.evaluate.stats import Change, Tallies, change, change_between, change_left_out
@@ -281,6 +282,20 @@ def of_tasks(name: str, tasks: Sequence[ScorableTask], base: Sequence[Said], tun
 def _kind_of(check: Check) -> tuple[str, ...]:
     special = {Check.DECLINES: (DECLINED,), Check.ANSWERS: (ANSWERED,), Check.CONSTRAINTS: (STRICT, LOOSE)}
     return special.get(check, (STRICT,))
+
+
+def of_harness(base: Mapping[str, HarnessScore], tuned: Mapping[str, HarnessScore]) -> list[Measure]:
+    """Return the figures of lm-evaluation-harness that both models have."""
+    return [_of_harness(name, base[name], tuned[name]) for name in base if name in tuned]
+
+
+def _of_harness(name: str, base: HarnessScore, tuned: HarnessScore) -> Measure:
+    is_share = base.is_higher_better and all(
+        ((side.tallies.sums >= 0) & (side.tallies.sums <= side.tallies.counts)).all() for side in (base, tuned)
+    )
+    key, unit = (f"task.{name}", "share") if is_share else (f"harness.{name}", "mean")
+    better = Better.HIGHER if base.is_higher_better else Better.LOWER
+    return Measure(key, name, unit, Group.FORGETTING, better, change(base.tallies, tuned.tallies))
 
 
 @dataclass(frozen=True)

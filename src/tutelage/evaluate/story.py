@@ -19,6 +19,7 @@ from tutelage.data.retrieve import Retriever, open_retriever
 from tutelage.errors import DataError
 from tutelage.evaluate import measures, ties
 from tutelage.evaluate.findings import Finding, findings
+from tutelage.evaluate.harness import HarnessScore, harness_scores
 from tutelage.evaluate.knowledge import Contradiction, Disputed, contradictions
 from tutelage.evaluate.measures import Contrast, Measure, Read, Shift
 from tutelage.evaluate.observe import (
@@ -147,9 +148,9 @@ def _of(name: str, progress: Progress) -> Progress:
 def gather_work(prepared: Prepared, size: EvaluateConfig, scorable: Mapping[str, Sequence[ScorableTask]]) -> Work:
     """Choose documents and prompts.
 
-    Raises: DataError when nothing is held out, and there are no tasks.
+    Raises: DataError when nothing is held out, and there are no tasks of either kind.
     """
-    if not prepared.held_out and not scorable:
+    if not prepared.held_out and not scorable and not size.harness.tasks:
         raise DataError(
             "nothing is held out, so there is nothing that the model has not seen",
             mend="give files with --held-out or --tasks, or set data.held_out or data.held_out_fraction",
@@ -214,14 +215,15 @@ def _task(document: Rendered, tokenizer: ChatTokenizer) -> Task:
 
 @dataclass(frozen=True, eq=False)
 class _Seen:
-    """What one model did: losses of all documents of the work, again in other batches, its answers, likelihoods of those read, and what it
-    said to each file of tasks."""
+    """What one model did: losses of all documents of the work, again in other batches, its answers, likelihoods of those read, what it
+    said to each file of tasks, and its figures of lm-evaluation-harness."""
 
     losses: Losses
     again: Losses
     answers: list[Answer]
     likelihoods: list[Likelihoods]
     said: Mapping[str, list[Said]]
+    harness: Mapping[str, HarnessScore]
 
 
 def _see(subject: Subject, work: Work, size: EvaluateConfig, progress: Progress, *, like: _Seen | None = None) -> _Seen:
@@ -242,6 +244,7 @@ def _see(subject: Subject, work: Work, size: EvaluateConfig, progress: Progress,
             name: answer_all(subject, tasks, progress, max_new_tokens=size.max_new_tokens)
             for name, tasks in work.scorable.items()
         },
+        harness=harness_scores(subject, size.harness) if size.harness.tasks else {},
     )
 
 
@@ -259,6 +262,7 @@ def _conclude(
     found = [measures.forgetting(read) if read.is_text else measures.learning(read) for read in held_out.values()]
     for name, tasks in work.scorable.items():
         found += measures.of_tasks(name, tasks, before.said[name], after.said[name])
+    found += measures.of_harness(before.harness, after.harness)
     contrasts = [measures.by_heart(trained[name], held_out[name]) for name in sorted(trained.keys() & held_out.keys())]
     contrasts += [measures.disputed(disputed)] if disputed.trained else []
     phrases: list[Phrase] = []

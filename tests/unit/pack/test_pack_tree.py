@@ -97,7 +97,7 @@ def test_the_last_token_of_either_document_is_not_shared() -> None:
     assert common_prefix(*documents_of([5], [5])) == 0
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(rows=st.lists(st.lists(st.integers(3, 4), min_size=1, max_size=9), min_size=1, max_size=8), data=st.data())
 def test_any_tree_gives_back_every_document(rows: list[list[int]], data: st.DataObject) -> None:
     """In any order and with any part of what neighbours share, a document's path spells it, in order of positions."""
@@ -130,7 +130,7 @@ def test_prefixes_inside_prefixes_are_found() -> None:
     assert families(documents_of(*turns)) == [[99], [99, 149], [99, 149]]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(rows=st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=4), min_size=2, max_size=12))
 def test_documents_are_sorted_by_their_tokens_however_long_they_agree(rows: list[list[int]]) -> None:
     """Blocks of 30 tokens: documents agree far beyond what sorting looks at in one go, and some are the beginning of others."""
@@ -213,7 +213,7 @@ def test_a_document_that_is_asked_for_twice_is_met_at_two_times() -> None:
     assert tokens.tolist() == [0, 40, 0, 0, 40, 0]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     rows=st.lists(st.lists(st.sampled_from([0, 1]), min_size=1, max_size=4), min_size=1, max_size=9),
     shuffle=st.randoms(use_true_random=False),

@@ -90,7 +90,7 @@ def facts(made: Made) -> list[Any]:
     return [columns, made.ledger.to_json(), made.ledger.quarantine, made.oversized, made.records, made.conversations]
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
 @given(rows=st.lists(st.sampled_from(ROWS), min_size=1, max_size=12))
 def test_what_workers_make_is_what_is_made_here_in_the_same_order(
     tmp_path: Path, workers: tuple[Kit, Workers], rows: list[Any]
