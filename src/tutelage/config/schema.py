@@ -367,6 +367,9 @@ class TrainConfig(Section):
     """Steps with a loss or gradient that is not finite, or far above the ones before."""
     evaluate_every_steps: int | None = Field(default=None, gt=0)
     """Steps between evaluations; None evaluates before, after, and ten times in between when there is held-out data."""
+    evaluate_every_tokens: int | None = Field(default=None, gt=0)
+    """Tokens of trained documents between evaluations, in place of steps: as many evaluations whatever a step holds. An evaluation comes
+    after the step that passes a multiple of it."""
     early_stopping: EarlyStopping | None = None
     """Stop when held-out loss no longer improves."""
     gate: Gate = Gate()

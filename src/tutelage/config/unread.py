@@ -40,12 +40,17 @@ def unread(config: Config) -> Iterator[Unread]:
     if train.method is not Method.LORA:
         yield Unread("train.lora", "train.method", f"train.method is {train.method.value}", "train.method=lora")
     if not data.held_out and not data.held_out_fraction:
-        for key in ("train.early_stopping", "train.evaluate_every_steps", "train.gate"):
+        for key in ("train.early_stopping", "train.evaluate_every_steps", "train.evaluate_every_tokens", "train.gate"):
             yield Unread(key, "data.held_out_fraction", "nothing is held out", "data.held_out_fraction=0.02")
     elif train.gate.forgetting is None:
         why = "train.gate.forgetting gives no budget"
         for key in ("train.gate.on_breach", "train.gate.most_replay_weight"):
             yield Unread(key, "train.gate.forgetting", why, "train.gate.forgetting=0.03")
+    if train.evaluate_every_tokens is not None:
+        why = "train.evaluate_every_tokens says when"
+        yield Unread(
+            "train.evaluate_every_steps", "train.evaluate_every_tokens", why, "train.evaluate_every_tokens=null"
+        )
     if data.retrieve.corpus is None:
         yield Unread("data.retrieve", "data.retrieve.corpus", "there is no corpus", "data.retrieve.corpus=texts.txt")
     if train.batch_sequences is not None:

@@ -11,7 +11,7 @@ from tutelage.train.checkpoint import RunState
 from tutelage.train.evaluate import Evaluation, evaluate
 from tutelage.train.journal import Journal
 from tutelage.train.narrate import Narrator
-from tutelage.train.plan import evaluation_steps, sample_steps
+from tutelage.train.plan import sample_steps
 from tutelage.train.sample import Generate, Sample, write_samples
 from tutelage.train.saver import Saver
 from tutelage.train.scene import Scene
@@ -54,10 +54,10 @@ class Look:
         Where a stop is asked for meanwhile, `progress` stays as it was: whoever goes on from that step looks again.
         """
         scene, step = self.scene, progress.state.step
-        config, num_steps = scene.config.train, scene.plan.num_steps
+        num_steps = scene.plan.num_steps
         evaluation: Evaluation | None = None
         samples: tuple[Sample, ...] = ()
-        if scene.prepared.held_out and step in {0, *evaluation_steps(num_steps, config.evaluate_every_steps)}:
+        if step in scene.evaluated_after:
             evaluation = self.evaluate(step)
             if evaluation is None:
                 return False

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from tutelage.chat.documents import digests_of, lengths_of, loss_weights_of
 from tutelage.chat.rendered import Rendered
-from tutelage.config.schema import Config
+from tutelage.config.schema import Config, TrainConfig
 from tutelage.data.mixture import Mixture
 from tutelage.errors import ConfigError, DataError
 from tutelage.pack.plan import PlanOptions, Step, plan_epoch
@@ -146,10 +146,17 @@ def _slot_tokens(options: PlanOptions) -> int:
     return min(options.pack_tokens, options.batch_tokens) if options.batch_sequences is None else options.pack_tokens
 
 
-def evaluation_steps(num_steps: int, every: int | None) -> frozenset[int]:
-    """Return the 1-based steps after which to evaluate: every so often, or ten times spread evenly; always at the end."""
-    if every is not None:
-        return frozenset({*range(every, num_steps + 1, every), num_steps})
+def evaluation_steps(step_tokens: Sequence[int], config: TrainConfig) -> frozenset[int]:
+    """Return the 1-based steps after which to evaluate: every so many steps or tokens, or ten times spread evenly; always at the end.
+
+    `step_tokens` are the tokens of each step. A step with which several multiples of `evaluate_every_tokens` are passed is one evaluation.
+    """
+    num_steps = len(step_tokens)
+    if config.evaluate_every_tokens is not None:
+        passed = [tokens // config.evaluate_every_tokens for tokens in itertools.accumulate(step_tokens, initial=0)]
+        return frozenset({*(step for step in range(1, num_steps + 1) if passed[step] > passed[step - 1]), num_steps})
+    if config.evaluate_every_steps is not None:
+        return frozenset({*range(config.evaluate_every_steps, num_steps + 1, config.evaluate_every_steps), num_steps})
     return frozenset(math.ceil(number * num_steps / 11) for number in range(1, 12))
 
 

@@ -30,7 +30,7 @@ from tutelage.train.journal import Journal
 from tutelage.train.layout import choose_layout
 from tutelage.train.narrate import Narrator
 from tutelage.train.optim import build_optimiser
-from tutelage.train.plan import RunPlan, plan_run
+from tutelage.train.plan import RunPlan, evaluation_steps, plan_run
 from tutelage.train.precision import PrecisionChoice, choose_precision
 from tutelage.train.prepare import Prepared, prepare
 from tutelage.train.sample import Prompt, choose_prompts
@@ -45,6 +45,7 @@ class Scene:
     """What the steps need. `fingerprint` is of the documents and their order; `prompts` are those of the samples.
 
     `texts` are the held-out sources of plain text, `replay` those that are trained on. `environment` is the content of `environment.json`; `meter` measures the memory that was predicted.
+    `evaluated_after` are the steps after which the held-out documents are looked at, 0 for before training.
     """
 
     config: Config
@@ -60,6 +61,7 @@ class Scene:
     predicted_bytes: int | None
     texts: frozenset[str]
     replay: frozenset[str]
+    evaluated_after: frozenset[int]
 
     @property
     def model(self) -> torch.nn.Module:
@@ -173,7 +175,14 @@ def set_scene(resolved: Resolved, journal: Journal, narrator: Narrator, *, start
         predicted_bytes=fit.predicted_bytes,
         texts=texts,
         replay=replay,
+        evaluated_after=_evaluated_after(plan, prepared, config),
     )
+
+
+def _evaluated_after(plan: RunPlan, prepared: Prepared, config: Config) -> frozenset[int]:
+    if not prepared.held_out:
+        return frozenset()
+    return evaluation_steps([step.num_tokens for step in plan.steps], config.train) | {0}
 
 
 def _settings(

@@ -19,6 +19,11 @@ CONTRADICTIONS = [
     (["train.early_stopping.patience=5"], "train.early_stopping.patience", "nothing is held out"),
     (["train.early_stopping.patience=3"], "train.early_stopping.patience", "data.held_out_fraction=0.02"),
     (["train.evaluate_every_steps=5"], "train.evaluate_every_steps", "nothing is held out"),
+    (
+        [HELD_OUT, "train.evaluate_every_steps=5", "train.evaluate_every_tokens=9"],
+        "train.evaluate_every_steps",
+        "give train.evaluate_every_tokens=null",
+    ),
     (["train.schedule=constant", "train.final_fraction=0"], "train.final_fraction", "the schedule is constant"),
     (["sample.prompts=[Hello]", "sample.count=2"], "sample.count", "sample.prompts are all that is asked"),
     (["sample.system=Be brief."], "sample.system", "prompts taken from the data"),
@@ -34,6 +39,7 @@ FINE = [
     ["train.method=full", "train.lora.rank=16"],  # the default
     [HELD_OUT, "train.early_stopping.patience=5", "train.evaluate_every_steps=5"],
     ["data.held_out=[{path: a.jsonl}]", "train.early_stopping.patience=5"],
+    [HELD_OUT, "train.evaluate_every_tokens=5"],
     ["train.batch_sequences=8", "train.batch_tokens=100"],  # replaced, as the schema says
     ["train.max_steps=8", "train.epochs=3"],
     ["run.dir=here", "run.name=mine"],

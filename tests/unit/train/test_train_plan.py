@@ -8,7 +8,7 @@ import pytest
 
 from sample_documents import document, random_documents
 from tutelage.chat.rendered import Rendered
-from tutelage.config.schema import Config
+from tutelage.config.schema import Config, TrainConfig
 from tutelage.data.mixture import Mixture, MixtureSource
 from tutelage.errors import ConfigError, DataError
 from tutelage.train.plan import RunPlan, evaluation_steps, plan_run, sample_steps
@@ -95,9 +95,19 @@ def test_nothing_to_train_on_is_an_error() -> None:
 
 
 def test_evaluation_is_ten_times_in_between_and_at_the_end() -> None:
-    assert len(evaluation_steps(110, None)) == 11 and 110 in evaluation_steps(110, None)
-    assert evaluation_steps(3, None) == {1, 2, 3}
-    assert evaluation_steps(10, 4) == {4, 8, 10}
+    evenly = evaluation_steps([7] * 110, TrainConfig())
+    assert len(evenly) == 11 and 110 in evenly
+    assert evaluation_steps([7] * 3, TrainConfig()) == {1, 2, 3}
+    assert evaluation_steps([7] * 10, TrainConfig(evaluate_every_steps=4)) == {4, 8, 10}
+
+
+@pytest.mark.parametrize(
+    ("every", "steps"),
+    [(100, {3, 4, 6}), (1, {1, 2, 3, 4, 5, 6}), (250, {4, 6}), (10_000, {6})],
+)
+def test_evaluation_every_so_many_tokens_comes_after_the_step_that_passes_them(every: int, steps: set[int]) -> None:
+    tokens = [40, 40, 40, 180, 5, 1]  # 40, 80, 120, 300, 305, 306
+    assert evaluation_steps(tokens, TrainConfig(evaluate_every_tokens=every)) == steps
 
 
 def test_samples_are_written_at_thirds() -> None:
