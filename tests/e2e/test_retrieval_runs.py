@@ -14,12 +14,12 @@ from tiny_runs import Stopper, configuration, go
 from tutelage.chat.rendered import Rendered
 from tutelage.cli.edge import guard
 from tutelage.cli.main import app
+from tutelage.config.load import load_config
 from tutelage.config.schema import Retrieve
 from tutelage.data.conversation import Message, Role
 from tutelage.data.retrieve import Retriever, recall
 from tutelage.errors import TutelageError
-from tutelage.evaluate.story import _as_asked
-from tutelage.evaluate.tasks import read_tasks
+from tutelage.evaluate.held_out import scorable_tasks
 from tutelage.files import jsonl
 from tutelage.train.prepare import prepare
 
@@ -166,7 +166,9 @@ def test_tasks_are_asked_with_passages_as_rows_are(place: Path, tmp_path: Path) 
     (tmp_path / "tasks.jsonl").write_text('{"question": "Who is number 5?", "answer": "a mason"}\n')
     corpus = str(place / "corpus.jsonl")
     retriever = Retriever(corpus, Retrieve(corpus=corpus))
-    (task,) = _as_asked(read_tasks(tmp_path / "tasks.jsonl"), retriever)
+    words = [f"data.retrieve.corpus={corpus}", f"evaluate.tasks.0={tmp_path / 'tasks.jsonl'}"]
+    ((task,),) = scorable_tasks(load_config(None, words).config).values()
     assert task.messages == retriever.for_use((Message(Role.USER, "Who is number 5?"),))
     assert task.messages[0].content.startswith("Documents:\n[1] number 5 works")
-    assert _as_asked([task], None) == [task]
+    ((plain,),) = scorable_tasks(load_config(None, words[1:]).config).values()
+    assert [message.content for message in plain.messages] == ["Who is number 5?"]

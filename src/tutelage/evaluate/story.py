@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
-from itertools import chain, islice, zip_longest
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +13,11 @@ import torch
 from tutelage.chat.rendered import Rendered
 from tutelage.chat.tokenizer import ChatTokenizer
 from tutelage.config.schema import Config, EvaluateConfig
-from tutelage.data.conversation import Message, Role
-from tutelage.data.order import permutation
-from tutelage.data.retrieve import Retriever, open_retriever
 from tutelage.errors import DataError
 from tutelage.evaluate import measures, ties
 from tutelage.evaluate.findings import Finding, findings
 from tutelage.evaluate.harness import HarnessScore, harness_scores
+from tutelage.evaluate.held_out import by_source, held_out_tasks, scorable_tasks
 from tutelage.evaluate.knowledge import Contradiction, Disputed, contradictions
 from tutelage.evaluate.measures import Contrast, Measure, Read, Shift
 from tutelage.evaluate.observe import (
@@ -35,12 +33,10 @@ from tutelage.evaluate.observe import (
 )
 from tutelage.evaluate.style import COPIED_WORDS, Phrase, grown_phrases
 from tutelage.evaluate.subject import Subject, load_base, load_tuned
-from tutelage.evaluate.tasks import Said, ScorableTask, answer_all, read_tasks
-from tutelage.evaluate.training import Exchanges, content_of, exchanges_of, supervised_bytes
+from tutelage.evaluate.tasks import Said, ScorableTask, answer_all
+from tutelage.evaluate.training import Exchanges, exchanges_of, supervised_bytes
 from tutelage.train.prepare import Prepared, prepare
 
-DOCUMENTS_OF_A_SOURCE = 1000
-"""Held-out documents, and as many trained ones, that are read of each source."""
 ANSWERS_SHOWN = 200
 ROWS_SHOWN = 50
 MOST_READ = 4000
@@ -121,8 +117,7 @@ def evaluate(
     Raises: DataError when nothing is held out and there are no tasks; whatever preparing data and loading models raise.
     """
     size = config.evaluate
-    retriever = open_retriever(config.data.retrieve) if size.tasks else None
-    scorable = {path.name: _as_asked(read_tasks(path), retriever) for path in map(Path, size.tasks)}
+    scorable = scorable_tasks(config)
     prepared = prepare(config, progress=progress, lenient=True)
     work = gather_work(prepared, size, scorable)
     probes = work.documents[:3]
@@ -132,13 +127,6 @@ def evaluate(
     disputed = _disputed(base, work, _of("base", progress))
     names = config.model.path, str(tuned)
     return _conclude(work, before, after, disputed, names=names, tokenizer=prepared.tokenizer)
-
-
-def _as_asked(tasks: list[ScorableTask], retriever: Retriever | None) -> list[ScorableTask]:
-    """Return tasks with the passages that rows get: those rows that are held out have theirs from preparation."""
-    if retriever is None:
-        return tasks
-    return [replace(task, messages=retriever.for_use(task.messages)) for task in tasks]
 
 
 def _of(name: str, progress: Progress) -> Progress:
@@ -155,62 +143,15 @@ def gather_work(prepared: Prepared, size: EvaluateConfig, scorable: Mapping[str,
             "nothing is held out, so there is nothing that the model has not seen",
             mend="give files with --held-out or --tasks, or set data.held_out or data.held_out_fraction",
         )
-    trained, held_out = _by_source(prepared.documents), _by_source(prepared.held_out)
+    trained, held_out = by_source(prepared.documents), by_source(prepared.held_out)
     return Work(
         trained=trained,
         held_out=held_out,
-        tasks=tuple(_tasks(trained, held_out, prepared.tokenizer, size.prompts)),
+        tasks=tuple(held_out_tasks(trained, held_out, prepared.tokenizer, size.prompts)),
         scorable=scorable,
         training=exchanges_of(prepared.documents, prepared.tokenizer),
         asked=exchanges_of(prepared.held_out, prepared.tokenizer),
     )
-
-
-def _by_source(documents: Sequence[Rendered]) -> dict[str, Sequence[Rendered]]:
-    """Return documents that are supervised by source, of each at most a thousand, by chance."""
-    found: dict[str, list[Rendered]] = {}
-    for index in permutation(len(documents), 0, 0):
-        document = documents[int(index)]
-        of_source = found.setdefault(document.source, [])
-        if len(of_source) < DOCUMENTS_OF_A_SOURCE and document.supervised_tokens:
-            of_source.append(document)
-    return {source: of_source for source, of_source in sorted(found.items()) if of_source}
-
-
-def _tasks(
-    trained: Collection[str], held_out: Mapping[str, Sequence[Rendered]], tokenizer: ChatTokenizer, count: int
-) -> list[Task]:
-    """Return the prompts of held-out conversations, of sources in turn, with the data's own answers.
-
-    Where there are sources that nothing is trained on, they alone are asked: what they say is the standard, and the rest of a source
-    that is trained on may share its faults.
-    """
-    asked = {name: [one for one in of if _is_asked(one)] for name, of in held_out.items()}
-    separate = {name: of for name, of in asked.items() if of and name not in trained}
-    in_turn = chain.from_iterable(zip_longest(*(separate or asked).values()))
-    return [_task(document, tokenizer) for document in islice((one for one in in_turn if one is not None), count)]
-
-
-def _is_asked(document: Rendered) -> bool:
-    """Whether a document is a whole conversation that somebody asks in words and the assistant answers."""
-    return (
-        document.stage == 0
-        and Role.USER in document.roles[: _first_answer(document)]
-        and Role.TOOL not in document.roles
-    )
-
-
-def _first_answer(document: Rendered) -> int:
-    """Return the number of the first message of the assistant, or how many messages there are."""
-    roles = list(document.roles)
-    return roles.index(Role.ASSISTANT, 1) if Role.ASSISTANT in roles[1:] else 0
-
-
-def _task(document: Rendered, tokenizer: ChatTokenizer) -> Task:
-    first = _first_answer(document)
-    said = [content_of(document, number, tokenizer) for number in range(first + 1)]
-    messages = (Message(Role(role), text) for role, text in zip(document.roles, said[:first], strict=False))
-    return Task(tuple(messages), said[first].strip(), document.where)
 
 
 @dataclass(frozen=True, eq=False)
