@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from tutelage.cli.console import errors, output
+from tutelage.cli.console import output
+from tutelage.cli.progress import progress_bars
 
 if TYPE_CHECKING:
     from tutelage.config.schema import Config
@@ -109,7 +108,7 @@ def run(
     ]
     config, tuned, kept = _resolve(model, base, held_out or [], words, needs_data=not tasks and not harness)
     place = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
-    with _progress() as progress:
+    with progress_bars() as progress:
         found = evaluate(config, tuned, device=place, progress=progress)
     target = out or kept
     if target is not None:
@@ -162,21 +161,6 @@ def _resolve(
     template = model / "chat_template.jinja"  # both models are asked in the template that the tuned one was tuned in
     words += [f"model.template={json.dumps(str(template))}"] if template.is_file() else []
     return load_config(None, words).config, model, None
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[str, int, int], None]]:
-    """Yield a function that draws a bar for each thing that is being done; they go when the work is over."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    tasks: dict[str, TaskID] = {}
-    with Progress(*columns, console=errors(), transient=True) as bars:
-
-        def show(what: str, done: int, count: int) -> None:
-            if what not in tasks:
-                tasks[what] = bars.add_task(what)
-            bars.update(tasks[what], completed=done, total=count)
-
-        yield show
 
 
 def _print(found: Evaluation) -> None:

@@ -18,7 +18,22 @@ from rich.markup import escape
 from typer.core import TyperGroup
 
 from tutelage import __version__
-from tutelage.cli import chat, check, claims, config, demo, evaluate, lab, merge, pretrain, replay, report, show, train
+from tutelage.cli import (
+    advise,
+    chat,
+    check,
+    claims,
+    config,
+    demo,
+    evaluate,
+    lab,
+    merge,
+    pretrain,
+    replay,
+    report,
+    show,
+    train,
+)
 from tutelage.cli.edge import EXIT_MEANINGS, guard
 from tutelage.redact import redact
 
@@ -97,6 +112,7 @@ app.callback(help=_shown(_tutelage.__doc__))(_tutelage)
 app.command("demo")(demo.run)
 app.command("show")(show.run)
 app.command("check")(check.run)
+app.command("advise")(advise.run)
 app.command("train")(train.run)
 app.command("pretrain")(pretrain.run)
 app.command("merge")(merge.run)

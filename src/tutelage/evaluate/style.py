@@ -41,6 +41,16 @@ def words_of(text: str) -> list[str]:
     return _WORD.findall(text.casefold().replace("’", "'"))
 
 
+def words_at(text: str) -> list[tuple[str, int]]:
+    """Return the words of `text` as `words_of` does, each with the place where it begins.
+
+    Example:
+        >>> words_at("Hello, Ada")
+        [('hello', 0), ('ada', 7)]
+    """
+    return [(found.group().casefold().replace("’", "'"), found.start()) for found in _WORD.finditer(text)]
+
+
 def runs_of(words: Sequence[str], length: int) -> list[tuple[str, ...]]:
     """Return every run of `length` words, in order."""
     return [tuple(words[start : start + length]) for start in range(len(words) - length + 1)]

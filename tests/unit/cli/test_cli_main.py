@@ -22,6 +22,7 @@ VERBS = (
     "demo",
     "show",
     "check",
+    "advise",
     "train",
     "pretrain",
     "merge",
