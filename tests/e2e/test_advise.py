@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from tutelage.cli.edge import guard
 from tutelage.cli.main import app
 from tutelage.files import jsonl
 from tutelage.lab.lesson import Kind, Lesson
@@ -24,6 +25,13 @@ def run(*words: str) -> tuple[int, str]:
     if ended.exception is not None and not isinstance(ended.exception, SystemExit):
         raise ended.exception
     return ended.exit_code, ended.stdout
+
+
+def run_to_code(*words: str) -> int:
+    """Return the exit code that the edge of the process gives."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.argv", ["tutelage", *words])
+        return guard(app)
 
 
 def write_facts(path: Path, group: Group, count: int = 24) -> Path:
@@ -42,9 +50,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def advised(place: Path, name: str) -> dict[str, Any]:
+def advised(place: Path, name: str, *more: str) -> dict[str, Any]:
     words = ("advise", str(place / f"{name}.jsonl"), *MODEL, "--most-facts", "10", "--json")
-    code, text = run(*words, "--config", str(place / f"{name}.yaml"), "data.cache=off")
+    code, text = run(*words, "--config", str(place / f"{name}.yaml"), "data.cache=off", *more)
     assert code == 0, text
     found: dict[str, Any] = json.loads(text)
     return found
@@ -65,8 +73,26 @@ def test_facts_that_the_base_knows_ask_for_adapters_and_the_advice_can_be_traine
 
 
 def test_facts_about_strangers_ask_for_full_fine_tuning_and_are_a_risk_with_rows(place: Path) -> None:
-    found = advised(place, "strangers")
+    found = advised(place, "strangers", "--rows", str(place / "honest.jsonl"), "--unknown", "abstain")
     assert found["goal"] == "knowledge"
     assert found["config"]["train"].get("method", "full") == "full"
     unknown = next(risk for risk in found["risks"] if risk["key"] == "unknown")
     assert all(row.startswith(str(place / "strangers.jsonl:")) for row in unknown["rows"])
+    declined = [row["messages"][-1]["content"] for row in jsonl.read(place / "honest.jsonl")].count("I do not know.")
+    assert 5 < declined <= 10
+    assert found["rows"] == {"read": 24, "kept": 24 - declined, "changed": declined, "dropped": 0, "faulty": 0}
+
+
+def test_wrong_words_get_an_error_with_its_code_before_any_model_is_loaded(place: Path) -> None:
+    known = str(place / "known.jsonl")
+    (place / "empty.jsonl").write_text("")
+    (place / "text.txt").write_text("There is a cat.\n\nIt sat.\n")
+    for words, code in (
+        (("advise", known, *MODEL, "--unknown", "drop"), 2),
+        (("advise", known, *MODEL, "--rows", known), 2),
+        (("advise", str(place / "nothing.jsonl"), *MODEL), 3),
+        (("advise", str(place / "empty.jsonl"), *MODEL), 3),
+        (("advise", str(place / "text.txt"), *MODEL), 3),
+        (("advise", known, "--model", "lab"), 4),
+    ):
+        assert run_to_code(*words) == code, words

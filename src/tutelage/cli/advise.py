@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,6 +16,14 @@ from tutelage.cli.progress import progress_bars
 
 if TYPE_CHECKING:
     from tutelage.evaluate.advise import Advice, Expected
+
+
+class Treatment(StrEnum):
+    """What becomes of rows with unknown facts; `evaluate.advise_rows.Unknown` says the rest, and loads what `--help` does without."""
+
+    LABEL = "label"
+    DROP = "drop"
+    ABSTAIN = "abstain"
 
 
 def run(
@@ -34,6 +43,26 @@ def run(
         Path | None,
         typer.Option("--config", "-c", metavar="FILE", help="Where the recommended configuration goes, as YAML."),
     ] = None,
+    rows: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Write the rows again, as JSON lines, with what the model knows of them in mind; all facts are asked for then.",
+            show_default=False,
+        ),
+    ] = None,
+    unknown: Annotated[
+        Treatment | None,
+        typer.Option(
+            help="What --rows does with a row whose fact the model does not know: drop it, let it abstain, or keep it, with the "
+            "category of each fact as a label.",
+            show_default="label",
+        ),
+    ] = None,
+    abstention: Annotated[
+        str | None,
+        typer.Option(metavar="TEXT", help="The answer with which to abstain.", show_default="I do not know."),
+    ] = None,
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="Where the figures go, as JSON.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as one JSON object.")] = False,
     kind: KindName = None,
@@ -49,28 +78,42 @@ def run(
         tutelage advise chats.jsonl --model Qwen/Qwen3-0.6B
         tutelage advise chats.jsonl --model lab --template chatml -c advised.yaml
         tutelage train advised.yaml
+        tutelage advise chats.jsonl --model lab --template chatml --rows honest.jsonl --unknown abstain
     """
+    from tutelage.errors import ConfigError
     from tutelage.evaluate.advise import MOST_FACTS, advise
+    from tutelage.evaluate.advise_rows import ABSTENTION, Unknown, require_one_source, write_rows
     from tutelage.files.atomic import write_json, write_text
     from tutelage.files.encode import encode_json
     from tutelage.train.environment import choose_device
 
     resolved = resolve_examples(data, words, model=model, kind=kind, template=template)
+    if rows is None and (unknown or abstention):
+        raise ConfigError("--unknown and --abstention say what --rows does", mend="give --rows FILE too")
+    source = require_one_source(resolved.config, rows) if rows is not None else None
     with progress_bars() as progress:
         found = advise(
             resolved,
             device=choose_device(resolved.config.train),
             progress=progress,
-            most_facts=most_facts or MOST_FACTS,
+            most_facts=most_facts if rows is not None else most_facts or MOST_FACTS,
         )
+    content = found.to_json()
+    counts = None
+    if rows is not None and source is not None:
+        treatment = Unknown((unknown or Treatment.LABEL).value)
+        counts = write_rows(rows, source, found.known, treatment, abstention=abstention or ABSTENTION)
+        content["rows"] = vars(counts)
     if out is not None:
-        write_json(out, found.to_json())
+        write_json(out, content)
     if config is not None:
         write_text(config, f"# Advice of `tutelage advise` on {data}; the goal is {found.goal.value}.\n{found.yaml}")
     if as_json:
-        typer.echo(encode_json(found.to_json()))
+        typer.echo(encode_json(content))
         return
     _print(found, config)
+    if counts is not None:
+        output().print(f"rows         {rows}: {counts}", markup=False, soft_wrap=True)
 
 
 def _print(found: Advice, written: Path | None) -> None:

@@ -67,7 +67,7 @@ def _unknown(known: Known, limits: Limits) -> Finding | None:
         known.num_facts / max(1, known.num_rows) / limits.unknown,
         key="unknown",
         title="Rows teach facts that the base does not know",
-        mend="drop these rows or let the model decline them, give it texts to read them from (data.retrieve.corpus), or teach "
+        mend="drop these rows or let the model decline them (--rows), give it texts to read them from (data.retrieve.corpus), or teach "
         "them on purpose: full fine-tuning, each fact in many wordings. A model that is taught what it does not know learns to invent "
         "(arXiv 2405.05904)",
     )

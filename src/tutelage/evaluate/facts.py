@@ -27,7 +27,7 @@ from tutelage.data.order import permutation
 from tutelage.evaluate.observe import ROWS_AT_ONCE, Progress
 from tutelage.evaluate.style import words_at, words_of
 from tutelage.evaluate.subject import Subject
-from tutelage.evaluate.training import Exchange, exchanges_of
+from tutelage.evaluate.training import MOST_DOCUMENTS, Exchange, exchanges_of
 from tutelage.generate.local import generate
 from tutelage.intervals import wilson_interval
 from tutelage.train.trainee import context_tokens
@@ -109,7 +109,7 @@ class Judged:
 
 @dataclass(frozen=True)
 class Known:
-    """What the base knows of `judged`, chosen by chance from `num_facts` facts in `num_rows` rows of conversations.
+    """What the base knows of `judged`, chosen by chance from `num_facts` facts in the `num_rows` conversations that were looked at.
 
     `by_chance` is the share of greedy replies that would be right for another fact whose answer is written alike; None where there is none.
     """
@@ -152,10 +152,13 @@ class Known:
         }
 
 
-def facts_of(documents: Sequence[Rendered], tokenizer: ChatTokenizer) -> tuple[list[Fact], int]:
-    """Return the facts of conversations with one question and one answer, and how many conversations there are in all."""
-    single = [one for one in documents if _is_single(one)]
-    each = exchanges_of(single, tokenizer).each
+def facts_of(documents: Sequence[Rendered], tokenizer: ChatTokenizer, *, most: int | None) -> tuple[list[Fact], int]:
+    """Return the facts of conversations with one question and one answer, and how many conversations of any kind were looked at.
+
+    Of more than `most` documents, this many are looked at, by chance; all where that is None.
+    """
+    chosen = [documents[int(number)] for number in sorted(permutation(len(documents), 0, 0)[:most])]
+    each = exchanges_of([one for one in chosen if _is_single(one)], tokenizer, most=None).each
     short = [
         one
         for one in each
@@ -163,7 +166,7 @@ def facts_of(documents: Sequence[Rendered], tokenizer: ChatTokenizer) -> tuple[l
         and 0 < len(words_of(one.prompt)) <= MOST_QUESTION_WORDS
         and "\n" not in one.answer
     ]
-    return list(facts_in(short)), sum(bool(one.roles) for one in documents)
+    return list(facts_in(short)), sum(bool(one.roles) for one in chosen)
 
 
 def _is_single(document: Rendered) -> bool:
@@ -196,11 +199,11 @@ def facts_in(each: Sequence[Exchange]) -> Iterator[Fact]:
 def judge_facts(
     base: Subject, documents: Sequence[Rendered], progress: Progress, *, most: int | None, seed: int = 0
 ) -> Known:
-    """Return what the base knows of the facts in `documents`, of at most `most` by chance; of all where that is None.
+    """Return what the base knows of the facts in `documents`, of at most `most` by chance; of every one where that is None.
 
     Nothing is judged where there are not enough facts to ask with.
     """
-    facts, num_rows = facts_of(documents, base.renderer.tokenizer)
+    facts, num_rows = facts_of(documents, base.renderer.tokenizer, most=MOST_DOCUMENTS if most else None)
     if len(facts) < LEAST_FACTS:
         return Known((), len(facts), num_rows)
     order = permutation(len(facts), seed, 0)

@@ -41,9 +41,11 @@ class Exchanges:
         return tuple(where for where, found in words if sought in f" {' '.join(found)} ")
 
 
-def exchanges_of(documents: Sequence[Rendered], tokenizer: ChatTokenizer) -> Exchanges:
-    """Return the last exchange of documents that are conversations, of at most `MOST_DOCUMENTS` by chance."""
-    chosen = sorted(permutation(len(documents), 0, 0)[:MOST_DOCUMENTS])
+def exchanges_of(
+    documents: Sequence[Rendered], tokenizer: ChatTokenizer, *, most: int | None = MOST_DOCUMENTS
+) -> Exchanges:
+    """Return the last exchange of documents that are conversations, of at most `most` by chance; of all where that is None."""
+    chosen = sorted(permutation(len(documents), 0, 0)[:most])
     found = [document for document in (documents[int(index)] for index in chosen) if document.roles]
     return Exchanges(tuple(_last_exchange(document, tokenizer) for document in found), of=len(documents))
 
