@@ -23,6 +23,7 @@ from tutelage.config.load import Resolved
 from tutelage.config.schema import Config
 from tutelage.config.unread import require_all_read
 from tutelage.errors import ConfigError, RunDirError
+from tutelage.evaluate.probes import make_probe
 from tutelage.files.rundir import RunDir
 from tutelage.generate.local import generate
 from tutelage.parallel import agree
@@ -80,6 +81,7 @@ def run_training(
                     resolved,
                     run,
                     generate=generate,
+                    make_probe=make_probe,
                     narrator=narrator,
                     start=start,
                     resume=resumes,

@@ -287,7 +287,7 @@ class Guard(Section):
 
 
 class OnBreach(StrEnum):
-    """What happens when fine-tuning costs more than it may."""
+    """What happens when fine-tuning costs more than a budget allows."""
 
     WARN = "warn"
     STOP = "stop"
@@ -299,12 +299,22 @@ class Gate(Section):
 
     forgetting: float | None = Field(default=None, gt=0)
     """How much the loss on held-out plain text (sources of kind `text`) may rise above what it was before training, as a part of that:
-    0.03 is 3 %. Null watches nothing."""
+    0.03 is 3 %. Null does not watch it."""
+    style: float | None = Field(default=None, gt=0, lt=1)
+    """How much more of the answers to held-out prompts may show a habit (repeat words, begin alike, end alike) than of the held-out
+    answers themselves, and than at its lowest in this run: 0.2 is 20 of 100. Null does not watch it."""
+    instruction: float | None = Field(default=None, gt=0, lt=1)
+    """How far the share of right answers may fall below its highest in this run: 0.15 is 15 of 100. Asked are tasks of `evaluate.tasks`
+    that are answered in words. Null does not watch it."""
+    prompts: int = Field(default=64, gt=0)
+    """Held-out prompts, and tasks, that `style` and `instruction` ask at each evaluation, at most."""
+    max_new_tokens: int = Field(default=64, gt=0)
+    """Longest answer to them in tokens; the held-out answers are cut there too."""
     on_breach: OnBreach = OnBreach.WARN
     """`warn` says so and goes on; `stop` ends the run with the weights as they are; `best` ends it with the weights of the lowest
-    held-out loss within the budget."""
+    held-out loss within the budgets."""
     most_replay_weight: float = Field(default=1.0, ge=1)
-    """Hold the budget: after each evaluation, tokens of plain text among `data.train` come to weigh more the more of it is used up, up to
+    """Hold the budget of `forgetting`: after each evaluation, tokens of plain text among `data.train` come to weigh more the more of it is used up, up to
     so many times what they weigh otherwise, and less again. Documents and their order stay as planned. 1 holds nothing; 8 is plenty."""
 
 
@@ -373,7 +383,7 @@ class TrainConfig(Section):
     early_stopping: EarlyStopping | None = None
     """Stop when held-out loss no longer improves."""
     gate: Gate = Gate()
-    """What fine-tuning may cost: a budget for forgetting, and what happens when it is used up."""
+    """What fine-tuning may cost: budgets, and what happens when one is used up."""
     max_minutes: float | None = Field(default=None, gt=0)
     """Stop so long after the command began, at the edge of a step and with a checkpoint, as on SIGTERM; for batch systems."""
     checkpoint_every_steps: int | None = Field(default=None, gt=0)
@@ -419,7 +429,7 @@ class HarnessConfig(Section):
 
 
 class EvaluateConfig(Section):
-    """What `tutelage eval` asks base and tuned model; training reads none of it."""
+    """What `tutelage eval` asks base and tuned model; training reads none of it but `tasks`, for `train.gate.instruction`."""
 
     tasks: list[str] = []
     """Files of tasks that code can score: constraints, numbers, exact answers, choices, refusals."""

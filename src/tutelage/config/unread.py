@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tutelage.config.problems import Problem, raise_all
-from tutelage.config.schema import Config, Method, Schedule
+from tutelage.config.schema import Config, Gate, Method, Schedule
 
 
 @dataclass(frozen=True)
@@ -42,10 +42,8 @@ def unread(config: Config) -> Iterator[Unread]:
     if not data.held_out and not data.held_out_fraction:
         for key in ("train.early_stopping", "train.evaluate_every_steps", "train.evaluate_every_tokens", "train.gate"):
             yield Unread(key, "data.held_out_fraction", "nothing is held out", "data.held_out_fraction=0.02")
-    elif train.gate.forgetting is None:
-        why = "train.gate.forgetting gives no budget"
-        for key in ("train.gate.on_breach", "train.gate.most_replay_weight"):
-            yield Unread(key, "train.gate.forgetting", why, "train.gate.forgetting=0.03")
+    else:
+        yield from _of_gate(train.gate)
     if train.evaluate_every_tokens is not None:
         why = "train.evaluate_every_tokens says when"
         yield Unread(
@@ -109,6 +107,18 @@ def layer(origin: str) -> int:
     if origin == "default":
         return 0
     return 3 if origin == "command line" else 1 if origin.startswith("preset ") else 2
+
+
+def _of_gate(gate: Gate) -> Iterator[Unread]:
+    answers = gate.style is not None or gate.instruction is not None
+    if gate.forgetting is None:
+        why = "train.gate.forgetting gives no budget"
+        for key in ("most_replay_weight",) if answers else ("most_replay_weight", "on_breach"):
+            yield Unread(f"train.gate.{key}", "train.gate.forgetting", why, "train.gate.forgetting=0.03")
+    if not answers:
+        for key in ("prompts", "max_new_tokens"):
+            why = "neither train.gate.style nor train.gate.instruction gives a budget"
+            yield Unread(f"train.gate.{key}", "train.gate.style", why, "train.gate.style=0.2")
 
 
 def _of_sources(config: Config) -> Iterator[Unread]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -15,18 +15,20 @@ from tutelage.pack.batch import make_batches
 from tutelage.parallel import agree
 from tutelage.train.objective import SourceTotals, TokenSums, total
 from tutelage.train.passes import idle_batch, passes_of_rank
+from tutelage.train.probe import Probed
 from tutelage.train.step import StepSettings
 from tutelage.train.stop import Halt, never
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Sums over the held-out tokens of each source and of each slice, over all ranks."""
+    """Sums over the held-out tokens of each source and of each slice, over all ranks, and what the gate saw."""
 
     step: int
     by_source: dict[str, SourceTotals]
     by_slice: dict[str, LossSums]
     seconds: float
+    probed: Probed = field(default_factory=Probed)
 
     @property
     def loss(self) -> float:
@@ -43,6 +45,7 @@ class Evaluation:
             "seconds": self.seconds,
             "per_source": {name: vars(totals.sums) for name, totals in self.by_source.items()},
             "per_slice": {name: vars(sums) for name, sums in self.by_slice.items()},
+            "probed": self.probed.to_json(),
         }
 
 

@@ -1,7 +1,9 @@
 """The gate: what fine-tuning may cost, looked at with every evaluation.
 
-It watches the loss on held-out plain text against what it was before training. The evaluation draws no random number and changes
-nothing that training depends on, so that a run that stays within its budget takes the same steps as one without a gate.
+Three budgets: the loss on held-out plain text against what it was before training; habits of answers against those of the held-out rows'
+own and against what they were at their lowest; answers that are right against how many were at their most. The evaluation draws no
+random number and changes nothing that training depends on, so that a run that stays within its budgets takes the same steps as one
+without a gate.
 
 With `train.gate.most_replay_weight` the gate is a controller as well: it sets what the tokens of replay weigh in the loss. Its decision
 is a function of the evaluation and of its own last decision alone, and stands in the checkpoint; which documents a step has
@@ -11,7 +13,9 @@ stays as planned. So a run that is cut goes on as if it had not been.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
 
 from tutelage.config.schema import Config, OnBreach
 from tutelage.config.schema import Gate as Rule
@@ -19,11 +23,7 @@ from tutelage.errors import ConfigError
 from tutelage.train.evaluate import Evaluation
 from tutelage.train.objective import total
 from tutelage.train.prepare import Prepared
-
-REMEDIES = (
-    "5 to 10 % of pre-training text among data.train, a lower train.learning_rate, fewer epochs, or train.method=lora"
-)
-
+from tutelage.train.probe import Probed
 
 AIM = 0.8
 """Part of the budget that the controller lets be used up: the rest is for what it learns too late."""
@@ -31,33 +31,66 @@ GAIN = 2.5
 """Doublings of the weight for an error of one budget."""
 
 
+class Budget(StrEnum):
+    """What there is a budget for, by its name in `train.gate`."""
+
+    FORGETTING = "forgetting"
+    STYLE = "style"
+    INSTRUCTION = "instruction"
+
+
+REMEDIES = {
+    Budget.FORGETTING: "5 to 10 % of pre-training text among data.train, a lower train.learning_rate, fewer epochs, or train.method=lora",
+    Budget.STYLE: "fewer epochs, a lower train.learning_rate, or answers among data.train that are worded in more ways: `tutelage eval` "
+    "names the phrases that grew, and the rows they are from",
+    Budget.INSTRUCTION: "fewer epochs, a lower train.learning_rate, or instructions of other kinds among data.train",
+}
+HABITS = {
+    "repeats": "four words in a row that were said before in the answer",
+    "begin_alike": "answers that begin alike",
+    "end_alike": "answers that end alike",
+}
+
+
 @dataclass(frozen=True)
 class Gate:
-    """What the gate knows: the loss on text before training, in nats per token, how far it has risen, and when that was too far.
+    """What the gate knows: the loss on text before training, in nats per token, how far it has risen, and when what was too far.
 
     `rise` is a part of the loss before; None before the first evaluation after training began. `replay_weight` is by how much the
-    weights of replay tokens are multiplied from here on.
+    weights of replay tokens are multiplied from here on. `lowest` are the shares of habits at their lowest so far, `most_right` is the
+    share of right answers at its highest. `breaches` says after which step each budget was first used up, by its name.
     """
 
     before: float | None = None
     rise: float | None = None
-    breached_at: int | None = None
     replay_weight: float = 1.0
+    lowest: Mapping[str, float] = field(default_factory=dict)
+    most_right: float | None = None
+    breaches: Mapping[str, int] = field(default_factory=dict)
 
-    def begun(self, evaluation: Evaluation, texts: frozenset[str]) -> Gate:
-        """Return the gate that knows the loss before training."""
-        return replace(self, before=text_loss(evaluation, texts))
+    @property
+    def breached_at(self) -> int | None:
+        """The step after which a budget was used up first."""
+        return min(self.breaches.values(), default=None)
 
-    def after(self, evaluation: Evaluation, texts: frozenset[str], rule: Rule) -> Gate:
-        """Return the gate after an evaluation; the first breach is the one that is remembered."""
-        now = text_loss(evaluation, texts)
-        if rule.forgetting is None or self.before is None or now is None:
-            return self
-        rise = now / self.before - 1
-        # A loss that is no number is no loss within the budget.
-        is_breach = not rise <= rule.forgetting
-        breached_at = evaluation.step if is_breach and self.breached_at is None else self.breached_at
-        return Gate(self.before, rise, breached_at, self._weighed(rise / rule.forgetting, rule.most_replay_weight))
+    def begun(self, probed: Probed) -> Gate:
+        """Return the gate that knows the model before training."""
+        return replace(self, before=probed.text_loss)._with_best(probed)
+
+    def after(self, step: int, probed: Probed, rule: Rule) -> Gate:
+        """Return the gate after an evaluation; of each budget the first breach is the one that is remembered."""
+        gate = self._with_best(probed)
+        if rule.forgetting is not None and self.before is not None and probed.text_loss is not None:
+            rise = probed.text_loss / self.before - 1
+            weight = self._weighed(rise / rule.forgetting, rule.most_replay_weight)
+            gate = replace(gate, rise=rise, replay_weight=weight)
+        breaches = {budget.value: step for budget in gate.beyond(probed, rule)}
+        return replace(gate, breaches=breaches | dict(gate.breaches))
+
+    def _with_best(self, probed: Probed) -> Gate:
+        lowest = {name: min(habit.share, self.lowest.get(name, math.inf)) for name, habit in probed.habits.items()}
+        known = [share for share in (self.most_right, probed.right_share) if share is not None]
+        return replace(self, lowest={**self.lowest, **lowest}, most_right=max(known, default=None))
 
     def _weighed(self, used: float, most: float) -> float:
         """Return the weight of replay where `used` is the part of the budget that is used up: at most doubled, at least halved."""
@@ -66,21 +99,46 @@ class Gate:
             return most
         return min(most, max(1.0, self.replay_weight * 2 ** min(1.0, max(-1.0, doublings))))
 
+    def beyond(self, probed: Probed, rule: Rule) -> dict[Budget, str]:
+        """Return the budgets that are used up by what was seen just now, each with what went too far."""
+        found = {}
+        # A loss that is no number is no loss within the budget.
+        if rule.forgetting is not None and self.rise is not None and not self.rise <= rule.forgetting:
+            found[Budget.FORGETTING] = (
+                f"the loss on held-out text is {self.rise:+.1%} above what it was before training"
+            )
+        grown = {name: self._growth(name, probed) for name in probed.habits}
+        if rule.style is not None and grown and grown[worst := max(grown, key=lambda name: grown[name])] > rule.style:
+            habit = probed.habits[worst]
+            found[Budget.STYLE] = (
+                f"{HABITS[worst]}: {habit.share:.0%}, where the held-out rows have {habit.data:.0%} and the model had "
+                f"{self.lowest[worst]:.0%} at its lowest"
+            )
+        right, most = probed.right_share, self.most_right
+        if rule.instruction is not None and right is not None and most is not None and most - right > rule.instruction:
+            found[Budget.INSTRUCTION] = f"{right:.0%} of the answers are right, after {most:.0%} at their most"
+        return found
+
+    def _growth(self, name: str, probed: Probed) -> float:
+        """Return how far a habit lies above the data's own and above its lowest: what a base model did already, it has not learned."""
+        habit = probed.habits[name]
+        return habit.share - max(habit.data, self.lowest[name])
+
+    def news(self, step: int, probed: Probed, rule: Rule) -> list[str]:
+        """Return in words what was used up first after `step`, each with what may be tried."""
+        return [
+            f"{said}, more than train.gate.{budget.value}={getattr(rule, budget.value):g} allows; try {REMEDIES[budget]}"
+            for budget, said in self.beyond(probed, rule).items()
+            if self.breaches[budget.value] == step
+        ]
+
     def ends(self, rule: Rule) -> bool:
         """Whether the run is to end here."""
-        return self.breached_at is not None and rule.on_breach is not OnBreach.WARN
+        return bool(self.breaches) and rule.on_breach is not OnBreach.WARN
 
     def takes_best(self, rule: Rule) -> bool:
-        """Whether the result is to be the best weights within the budget."""
-        return self.breached_at is not None and rule.on_breach is OnBreach.BEST
-
-    def told(self, rule: Rule) -> str:
-        """Return the breach in words, with what may be tried."""
-        assert self.rise is not None and rule.forgetting is not None
-        return (
-            f"the loss on held-out text is {self.rise:+.1%} above what it was before training, more than "
-            f"train.gate.forgetting={rule.forgetting:g}; try {REMEDIES}"
-        )
+        """Whether the result is to be the best weights within the budgets."""
+        return bool(self.breaches) and rule.on_breach is OnBreach.BEST
 
 
 def text_loss(evaluation: Evaluation, texts: frozenset[str]) -> float | None:

@@ -76,7 +76,7 @@ class Journal:
     def evaluation(self, evaluation: Evaluation) -> None:
         """Append the line of one evaluation."""
         self._append(self.run.evals, evaluation.to_json())
-        self._track({"held_out_loss": evaluation.loss}, evaluation.step)
+        self._track({"held_out_loss": evaluation.loss, **evaluation.probed.figures()}, evaluation.step)
 
     def samples(self, samples: Sequence[Sample]) -> None:
         """Append the answers of one step."""

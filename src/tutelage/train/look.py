@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import math
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from tutelage.parallel import agree
 from tutelage.parallel.shard import in_step, is_in_parts
 from tutelage.train.checkpoint import RunState
 from tutelage.train.evaluate import Evaluation, evaluate
+from tutelage.train.gate import text_loss
 from tutelage.train.journal import Journal
 from tutelage.train.narrate import Narrator
 from tutelage.train.plan import sample_steps
-from tutelage.train.sample import Generate, Sample, write_samples
+from tutelage.train.probe import Probe, Probed
+from tutelage.train.sample import Generate, Prompt, Sample, of_one_pass, write_samples
 from tutelage.train.saver import Saver
 from tutelage.train.scene import Scene
 from tutelage.train.stop import StopFlag
@@ -43,6 +48,7 @@ class Look:
     generate: Generate
     stop: StopFlag
     saver: Saver
+    probe: Probe | None
 
     def halted(self) -> bool:
         """Return whether any rank is asked to stop; every rank asks."""
@@ -70,7 +76,7 @@ class Look:
             progress.before = progress.latest = progress.best = evaluation
             progress.samples_before = samples
             if evaluation is not None:
-                gate = progress.state.gate.begun(evaluation, scene.texts)
+                gate = progress.state.gate.begun(evaluation.probed)
                 progress.state = replace(progress.state, gate=gate)
         elif evaluation is not None:
             self._take_in(evaluation, progress)
@@ -79,37 +85,65 @@ class Look:
     def evaluate(self, step: int) -> Evaluation | None:
         """Evaluate on the held-out documents; every rank takes part. None where a stop was asked for meanwhile."""
         scene = self.scene
-        evaluation = evaluate(scene.model, scene.prepared.held_out, scene.settings, step=step, halt=self._halt)
-        if evaluation is not None:
-            self.journal.evaluation(evaluation)
-            self.narrator.evaluation(evaluation)
+        found = evaluate(scene.model, scene.prepared.held_out, scene.settings, step=step, halt=self._halt)
+        if found is None:
+            return None
+        started = time.perf_counter()
+        probed = self._probe(step)
+        if probed is None:
+            return None
+        asking = time.perf_counter() - started
+        if self.probe is not None and step == 0:
+            count, times = len(self.probe.prompts), len(scene.evaluated_after)
+            self.narrator.say(f"the gate asked {count} prompts in {asking:.1f} s, and does so at {times} evaluations")
+        probed = replace(probed, text_loss=text_loss(found, scene.texts))
+        evaluation = replace(found, probed=probed, seconds=found.seconds + asking)
+        self.journal.evaluation(evaluation)
+        self.narrator.evaluation(evaluation)
         return evaluation
 
-    def sample(self, step: int) -> tuple[Sample, ...] | None:
-        """Answer the prompts of the samples: the main rank does, and with it all ranks that hold a part of the model.
+    def _probe(self, step: int) -> Probed | None:
+        """Ask what the gate asks. Every rank knows what the main one was told; None where a stop was asked for meanwhile."""
+        if self.probe is None:
+            return Probed()
+        answers = self._answer(self.probe.prompts, step=step, max_new_tokens=self.probe.max_new_tokens)
+        if answers is None:
+            return None
+        told = json.dumps(self.probe.judge(answers).to_json()) if agree.is_main() else ""
+        return Probed.from_json(json.loads(agree.text_of_main(told)))
 
-        None on every rank where a stop was asked for meanwhile.
-        """
-        scene, samples = self.scene, []
+    def sample(self, step: int) -> tuple[Sample, ...] | None:
+        """Answer the prompts of the samples; None on every rank where a stop was asked for meanwhile."""
+        scene = self.scene
         if not scene.prompts:
             return ()
-        if self.journal.writes or is_in_parts(scene.model):
-            limit, renderer = scene.config.sample.max_new_tokens, scene.prepared.renderer
-            with scene.settings.autocast(), in_step(scene.model):
-                samples = write_samples(
-                    scene.model,
-                    scene.prompts,
-                    self.generate,
-                    renderer,
-                    step=step,
-                    max_new_tokens=limit,
-                    halt=self._halt,
-                )
-        if self.halted():
+        samples = self._answer(scene.prompts, step=step, max_new_tokens=scene.config.sample.max_new_tokens)
+        if samples is None:
             return None
         self.journal.samples(samples)
         self.narrator.samples(samples)
-        return tuple(samples)
+        return samples
+
+    def _answer(self, prompts: Sequence[Prompt], *, step: int, max_new_tokens: int) -> tuple[Sample, ...] | None:
+        """Answer prompts greedily: the main rank does, and with it all ranks that hold a part of the model; the others get none.
+
+        Prompts and answers that are computed together are no more tokens than a pack of a step, for which there is room. None on every
+        rank where a stop was asked for meanwhile.
+        """
+        scene, samples = self.scene, []
+        if self.journal.writes or is_in_parts(scene.model):
+            with scene.settings.autocast(), in_step(scene.model):
+                for group in of_one_pass(prompts, max_new_tokens, scene.settings.micro_tokens):
+                    samples += write_samples(
+                        scene.model,
+                        group,
+                        self.generate,
+                        scene.prepared.renderer,
+                        step=step,
+                        max_new_tokens=max_new_tokens,
+                        halt=self._halt,
+                    )
+        return None if self.halted() else tuple(samples)
 
     def _halt(self) -> bool:
         """Return whether to leave off between two passes: replicas meet at the end, ranks of a model in parts at each of them."""
@@ -117,9 +151,9 @@ class Look:
 
     def _take_in(self, evaluation: Evaluation, progress: Progress) -> None:
         config, state = self.scene.config.train, progress.state
-        gate = state.gate.after(evaluation, self.scene.texts, config.gate)
-        if gate.breached_at == evaluation.step:
-            self.narrator.say(gate.told(config.gate))
+        gate = state.gate.after(evaluation.step, evaluation.probed, config.gate)
+        for said in gate.news(evaluation.step, evaluation.probed, config.gate):
+            self.narrator.say(said)
         if gate.replay_weight != state.gate.replay_weight:
             self.narrator.say(f"replay weighs {gate.replay_weight:.3g} times as much after step {evaluation.step}")
         loss = math.inf if gate.takes_best(config.gate) else evaluation.loss  # beyond the budget nothing is the best

@@ -34,6 +34,7 @@ from tutelage.train.narrate import Narrator
 from tutelage.train.objective import Reweighing
 from tutelage.train.optim import learning_rate, set_learning_rate
 from tutelage.train.out_of_memory import noting_out_of_memory, refusing_what_does_not_fit
+from tutelage.train.probe import MakeProbe, no_probe
 from tutelage.train.receipt import Receipt
 from tutelage.train.resume import Changed, agreed_best, config_fingerprint, resume_from, tokenizer_fingerprint
 from tutelage.train.roll_back import is_passed_over, roll_back
@@ -64,6 +65,7 @@ def train(
     run: RunDir,
     *,
     generate: Generate,
+    make_probe: MakeProbe = no_probe,
     narrator: Narrator | None = None,
     start: Start = Start.WEIGHTS,
     resume: bool = False,
@@ -72,7 +74,7 @@ def train(
 ) -> TrainResult:
     """Train as `resolved` says and leave everything in `run`.
 
-    `generate` continues prompts, for the answers before, during and after. With `resume` the newest whole checkpoint of `run` is
+    `generate` continues prompts, for the answers before, during and after; `make_probe` makes what the gate asks of them. With `resume` the newest whole checkpoint of `run` is
     where training goes on; without one it begins anew. `accept_changed` names what a checkpoint may differ in from what
     the run is now. `stop` is the flag of a caller who listens to signals already.
 
@@ -88,8 +90,9 @@ def train(
         try:
             with refusing_what_does_not_fit(resolved.config):
                 scene = set_scene(resolved, journal, heard, start=start, device=device)
+            probe = make_probe(scene.config, scene.prepared, scene.context_tokens)
             with Saver(journal, heard, flag, scene.config.train) as saver:
-                look = Look(scene, journal, heard, generate, flag, saver)
+                look = Look(scene, journal, heard, generate, flag, saver, probe)
                 return _train(look, resume=resume, accept_changed=accept_changed)
         except StopNow as asked:
             journal.mark("stopped", {"step": max(run.checkpoint_steps(), default=0)})
@@ -151,6 +154,7 @@ def _learn(look: Look, progress: Progress) -> TrainResult:
         "steps": progress.state.step,
         "text_loss_rise": gate.rise,
         "breached_at": gate.breached_at,
+        "breaches": dict(gate.breaches),
     }
     journal.mark("finished", ended)
     return TrainResult(

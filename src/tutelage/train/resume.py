@@ -30,7 +30,8 @@ def config_fingerprint(config: Config) -> str:
         exclude={*OF_SAVING, "max_minutes", "parallel", "device", "threads"},
     )
     data = config.data.model_dump(mode="json", exclude={"cache", "cache_gigabytes", "workers"})
-    return content_hash([config.model.model_dump(mode="json"), data, train])
+    asked = config.evaluate.tasks if config.train.gate.instruction is not None else []
+    return content_hash([config.model.model_dump(mode="json"), data, train, list(asked)])
 
 
 def tokenizer_fingerprint(tokenizer: ChatTokenizer) -> str:

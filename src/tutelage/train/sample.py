@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -105,6 +105,16 @@ def choose_prompts(
         if prompt is not None and len(prompt.ids) + config.max_new_tokens <= context_tokens:
             fitting.append(prompt)
     return fitting
+
+
+def of_one_pass(prompts: Sequence[Prompt], max_new_tokens: int, tokens: int) -> Iterator[Sequence[Prompt]]:
+    """Yield the prompts in groups, in order, whose rows with their answers take at most so many tokens; a longer one alone."""
+    start = 0
+    for end in range(1, len(prompts) + 1):
+        longest = max((len(prompt.ids) for prompt in prompts[start : end + 1]), default=0)
+        if end == len(prompts) or (end + 1 - start) * (longest + max_new_tokens) > tokens:
+            yield prompts[start:end]
+            start = end
 
 
 def write_samples(

@@ -45,7 +45,8 @@ class Scene:
     """What the steps need. `fingerprint` is of the documents and their order; `prompts` are those of the samples.
 
     `texts` are the held-out sources of plain text, `replay` those that are trained on. `environment` is the content of `environment.json`; `meter` measures the memory that was predicted.
-    `evaluated_after` are the steps after which the held-out documents are looked at, 0 for before training.
+    `evaluated_after` are the steps after which the held-out documents are looked at, 0 for before training;
+    `context_tokens` is the longest sequence, prompt and answer together, that the model is to see.
     """
 
     config: Config
@@ -62,6 +63,7 @@ class Scene:
     texts: frozenset[str]
     replay: frozenset[str]
     evaluated_after: frozenset[int]
+    context_tokens: int
 
     @property
     def model(self) -> torch.nn.Module:
@@ -152,11 +154,12 @@ def set_scene(resolved: Resolved, journal: Journal, narrator: Narrator, *, start
     journal.write(run.plan, description)
     journal.write(run.masks, picture_masks(prepared))
     narrator.plan(description)
+    longest = min(config.data.max_tokens, context_tokens(trainee.model) or config.data.max_tokens)
     prompts = choose_prompts(
         config.sample,
         prepared.held_out_records or prepared.records,
         prepared.renderer,
-        context_tokens=min(config.data.max_tokens, context_tokens(trainee.model) or config.data.max_tokens),
+        context_tokens=longest,
         retrieve=config.data.retrieve,
     )
     release(trainee.model)  # the probes may have left weights gathered, which are not those that learn
@@ -176,6 +179,7 @@ def set_scene(resolved: Resolved, journal: Journal, narrator: Narrator, *, start
         texts=texts,
         replay=replay,
         evaluated_after=_evaluated_after(plan, prepared, config),
+        context_tokens=longest,
     )
 
 

@@ -10,11 +10,13 @@ from tutelage.config.schema import Gate as Rule
 from tutelage.config.schema import OnBreach
 from tutelage.model.head import LossSums
 from tutelage.train.evaluate import Evaluation
-from tutelage.train.gate import Gate, text_loss
+from tutelage.train.gate import HABITS, REMEDIES, Budget, Gate, text_loss
 from tutelage.train.objective import SourceTotals
+from tutelage.train.probe import Habit, Probed
 
 TEXTS = frozenset({"replay", "news"})
 THREE_PERCENT = Rule(forgetting=0.03)
+BREACHED = {"forgetting": 5}
 
 
 def evaluation(step: int, **losses: float) -> Evaluation:
@@ -32,25 +34,81 @@ def test_texts_are_weighed_by_their_tokens_and_nothing_else_counts() -> None:
 
 
 def test_a_rise_beyond_the_budget_is_a_breach_and_the_first_is_remembered() -> None:
-    gate = Gate().begun(evaluation(0, replay=2.0, chats=5.0), TEXTS)
-    gate = gate.after(evaluation(1, replay=2.05, chats=9.0), TEXTS, THREE_PERCENT)
+    gate = Gate().begun(Probed(text_loss=2.0))
+    gate = gate.after(1, Probed(text_loss=2.05), THREE_PERCENT)
     assert (gate.rise, gate.breached_at) == (pytest.approx(0.025), None)
-    gate = gate.after(evaluation(2, replay=2.2), TEXTS, THREE_PERCENT)
-    assert (gate.rise, gate.breached_at) == (pytest.approx(0.1), 2)
-    gate = gate.after(evaluation(3, replay=2.0), TEXTS, THREE_PERCENT)
+    far = Probed(text_loss=2.2)
+    gate = gate.after(2, far, THREE_PERCENT)
+    assert (gate.rise, gate.breached_at, gate.breaches) == (pytest.approx(0.1), 2, {"forgetting": 2})
+    (said,) = gate.news(2, far, THREE_PERCENT)
+    assert "+10.0%" in said and "train.gate.forgetting=0.03" in said and "learning_rate" in said
+    gate = gate.after(3, far, THREE_PERCENT)
+    assert gate.breaches == {"forgetting": 2} and gate.news(3, far, THREE_PERCENT) == []
+    gate = gate.after(4, Probed(text_loss=2.0), THREE_PERCENT)
     assert (gate.rise, gate.breached_at) == (0.0, 2)
-    assert "+0.0%" in gate.told(THREE_PERCENT) and "learning_rate" in gate.told(THREE_PERCENT)
 
 
 def test_a_loss_that_is_no_number_is_a_breach() -> None:
-    gate = Gate(before=2.0).after(evaluation(1, replay=math.nan), TEXTS, THREE_PERCENT)
+    gate = Gate(before=2.0).after(1, Probed(text_loss=math.nan), THREE_PERCENT)
     assert gate.breached_at == 1
 
 
 def test_without_a_budget_or_a_loss_before_nothing_is_watched() -> None:
-    far = evaluation(1, replay=99.0)
-    assert Gate(before=2.0).after(far, TEXTS, Rule()) == Gate(before=2.0)
-    assert Gate().after(far, TEXTS, THREE_PERCENT) == Gate()
+    far = Probed(text_loss=99.0)
+    assert Gate(before=2.0).after(1, far, Rule()) == Gate(before=2.0)
+    assert Gate().after(1, far, THREE_PERCENT) == Gate()
+
+
+STYLE = Rule(style=0.2)
+
+
+def habits(share: float, data: float = 0.1, **others: float) -> Probed:
+    """Return that so much of the answers begins alike, and nothing else is amiss but `others`."""
+    quiet = {name: Habit(others.get(name, 0.0), 0.0) for name in HABITS}
+    return Probed(habits={**quiet, "begin_alike": Habit(share, data)})
+
+
+def test_a_habit_that_grows_beyond_the_held_out_answers_is_a_breach_that_names_it() -> None:
+    gate = Gate().begun(habits(0.02))
+    gate = gate.after(1, habits(0.29), STYLE)
+    assert gate.breached_at is None
+    gate = gate.after(2, grown := habits(0.32), STYLE)
+    assert gate.breaches == {"style": 2}
+    (said,) = gate.news(2, grown, STYLE)
+    assert said.startswith("answers that begin alike: 32%, where the held-out rows have 10% and the model had 2%")
+    assert "train.gate.style=0.2" in said and REMEDIES[Budget.STYLE] in said
+
+
+def test_a_habit_that_the_data_have_or_the_base_had_is_not_learned_and_no_breach() -> None:
+    assert Gate().begun(habits(0.0)).after(1, habits(0.9, data=0.75), STYLE).breached_at is None
+    gate = Gate().begun(habits(0.9, repeats=1.0)).after(1, habits(0.8, repeats=0.9), STYLE)
+    assert gate.breached_at is None
+    gate = gate.after(2, habits(0.1, repeats=0.0), STYLE).after(3, habits(0.1, repeats=0.3), STYLE)
+    assert gate.breaches == {"style": 3}  # what it had before, it had lost
+
+
+INSTRUCTION = Rule(instruction=0.1)
+
+
+def test_fewer_right_answers_than_at_their_most_are_a_breach() -> None:
+    gate = Gate().begun(Probed(right=2, points=40))
+    for step, right in enumerate((20, 30, 26), start=1):
+        gate = gate.after(step, Probed(right=right, points=40), INSTRUCTION)
+        assert gate.breached_at is None
+    gate = gate.after(4, fallen := Probed(right=25, points=40), INSTRUCTION)
+    assert gate.breaches == {"instruction": 4}
+    (said,) = gate.news(4, fallen, INSTRUCTION)
+    assert said.startswith("62% of the answers are right, after 75% at their most")
+
+
+def test_each_budget_has_its_own_first_breach_and_only_what_has_a_budget_is_watched() -> None:
+    rule = Rule(forgetting=0.03, style=0.2, instruction=0.1)
+    begun = Gate().begun(Probed(2.0, habits(0.0).habits, 40, 40))
+    gate = begun.after(1, Probed(2.0, habits(0.5).habits, 40, 40), rule)
+    gate = gate.after(2, all_far := Probed(3.0, habits(0.5).habits, 0, 40), rule)
+    assert gate.breaches == {"style": 1, "forgetting": 2, "instruction": 2} and gate.breached_at == 1
+    assert len(gate.news(2, all_far, rule)) == 2
+    assert begun.after(1, all_far, Rule()).breaches == {}
 
 
 @pytest.mark.parametrize(
@@ -59,8 +117,9 @@ def test_without_a_budget_or_a_loss_before_nothing_is_watched() -> None:
 )
 def test_what_follows_a_breach(on_breach: OnBreach, ends: bool, best: bool) -> None:
     rule = Rule(forgetting=0.03, on_breach=on_breach)
-    assert (Gate(2.0, 0.1, 5).ends(rule), Gate(2.0, 0.1, 5).takes_best(rule)) == (ends, best)
-    assert not Gate(2.0, 0.01).ends(rule) and not Gate(2.0, 0.01).takes_best(rule)
+    breached, within = Gate(2.0, 0.1, breaches=BREACHED), Gate(2.0, 0.01)
+    assert (breached.ends(rule), breached.takes_best(rule)) == (ends, best)
+    assert not within.ends(rule) and not within.takes_best(rule)
 
 
 HOLDS = Rule(forgetting=0.1, most_replay_weight=8.0)
@@ -70,7 +129,7 @@ def weights_after(*rises: float, rule: Rule = HOLDS) -> list[float]:
     """Return what replay weighs after each of a course of evaluations."""
     gate, found = Gate(before=2.0), []
     for step, rise in enumerate(rises, start=1):
-        gate = gate.after(evaluation(step, replay=2.0 * (1 + rise)), TEXTS, rule)
+        gate = gate.after(step, Probed(text_loss=2.0 * (1 + rise)), rule)
         found.append(gate.replay_weight)
     return found
 
@@ -83,9 +142,8 @@ def test_replay_weighs_more_while_the_budget_is_nearly_used_up_and_less_again_af
 
 
 def test_at_its_aim_the_controller_leaves_the_weight_as_it_is_and_below_it_never_weighs_less_than_planned() -> None:
-    assert Gate(2.0, replay_weight=3.0).after(evaluation(1, replay=2.16), TEXTS, HOLDS).replay_weight == pytest.approx(
-        3
-    )
+    at_its_aim = Gate(2.0, replay_weight=3.0).after(1, Probed(text_loss=2.16), HOLDS)
+    assert at_its_aim.replay_weight == pytest.approx(3)
     assert weights_after(0.0, -0.2) == [1, 1]
 
 
