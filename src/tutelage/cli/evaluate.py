@@ -189,7 +189,8 @@ def _print(found: Evaluation) -> None:
     if found.shift is not None:
         console.print(
             f"\nof {found.shift.tokens:,} tokens it says, {found.shift.unshifted:.0%} are the base's own choice, "
-            f"{found.shift.marginal:.0%} among its first three, {found.shift.shifted:.0%} beyond"
+            f"{found.shift.marginal:.0%} among its first three, {found.shift.shifted:.0%} beyond; "
+            f"KL(tuned || base) is {found.shift.kl:.3g} nats a token"
         )
 
 

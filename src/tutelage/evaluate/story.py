@@ -20,6 +20,7 @@ from tutelage.evaluate.harness import HarnessScore, harness_scores
 from tutelage.evaluate.held_out import by_source, held_out_tasks, scorable_tasks
 from tutelage.evaluate.knowledge import Contradiction, Disputed, contradictions
 from tutelage.evaluate.measures import Contrast, Measure, Read, Shift
+from tutelage.evaluate.nearness import Nearness
 from tutelage.evaluate.observe import (
     MICRO_TOKENS,
     Answer,
@@ -40,7 +41,7 @@ from tutelage.train.prepare import Prepared, prepare
 ANSWERS_SHOWN = 200
 ROWS_SHOWN = 50
 MOST_READ = 4000
-"""Exchanges of either side that the base reads in search of contradictions."""
+"""Exchanges of either side among which contradictions, and rows near to an answer, are looked for."""
 
 
 @dataclass(frozen=True)
@@ -125,8 +126,9 @@ def evaluate(
     base = load_base(config, prepared.renderer, probes, device)
     before = _see(base, work, size, _of("base", progress), like=after)
     disputed = _disputed(base, work, _of("base", progress))
+    near = Nearness(base, work.training.each[:MOST_READ])
     names = config.model.path, str(tuned)
-    return _conclude(work, before, after, disputed, names=names, tokenizer=prepared.tokenizer)
+    return _conclude(work, before, after, disputed, near, names=names, tokenizer=prepared.tokenizer)
 
 
 def _of(name: str, progress: Progress) -> Progress:
@@ -197,7 +199,14 @@ def _disputed(base: Subject, work: Work, progress: Progress) -> Disputed:
 
 
 def _conclude(
-    work: Work, before: _Seen, after: _Seen, disputed: Disputed, *, names: tuple[str, str], tokenizer: ChatTokenizer
+    work: Work,
+    before: _Seen,
+    after: _Seen,
+    disputed: Disputed,
+    near: Nearness,
+    *,
+    names: tuple[str, str],
+    tokenizer: ChatTokenizer,
 ) -> Evaluation:
     trained, held_out = _reads(work, before, after, tokenizer)
     found = [measures.forgetting(read) if read.is_text else measures.learning(read) for read in held_out.values()]
@@ -207,16 +216,16 @@ def _conclude(
     contrasts = [measures.by_heart(trained[name], held_out[name]) for name in sorted(trained.keys() & held_out.keys())]
     contrasts += [measures.disputed(disputed)] if disputed.trained else []
     phrases: list[Phrase] = []
-    tied = ties.to_losses(trained, work.trained)
+    tied = ties.to_losses(trained, work.trained) | ties.to_tasks(near, work.scorable, before.said, after.said)
     if work.tasks:
         known = work.training.runs(COPIED_WORDS)
-        found += measures.of_answers(
-            work.tasks, before.answers, after.answers, known, _turn_ids(before.answers, tokenizer)
-        )
+        turn_ids = _turn_ids(before.answers, tokenizer)
+        found += measures.of_answers(work.tasks, before.answers, after.answers, known, turn_ids)
         texts = [[answer.text for answer in side] for side in (after.answers, before.answers)]
         data = [task.reference for task in work.tasks]
         phrases = grown_phrases(texts[0], data, texts[1])
         tied |= ties.to_answers(work.training, texts[0], data)
+        tied |= ties.to_endings(near, work.tasks, after.answers, turn_ids)
     return Evaluation(
         *names,
         measures=tuple(sorted(found, key=lambda measure: measure.key)),

@@ -9,7 +9,10 @@ import numpy as np
 
 from tutelage.chat.rendered import Rendered
 from tutelage.evaluate import style
-from tutelage.evaluate.measures import Read
+from tutelage.evaluate.measures import ANSWERED, DECLINED, LOOSE, STRICT, Read
+from tutelage.evaluate.nearness import Nearness
+from tutelage.evaluate.observe import Answer, Task
+from tutelage.evaluate.tasks import Check, Said, ScorableTask
 from tutelage.evaluate.training import Exchanges
 
 Rows = tuple[str, ...]
@@ -56,6 +59,50 @@ def to_answers(training: Exchanges, tuned: Sequence[str], data: Sequence[str]) -
         lambda text: float(not recited.isdisjoint(style.runs_of(style.words_of(text), style.COPIED_WORDS))),
     )
     return rows
+
+
+def to_tasks(
+    near: Nearness,
+    scorable: Mapping[str, Sequence[ScorableTask]],
+    base: Mapping[str, Sequence[Said]],
+    tuned: Mapping[str, Sequence[Said]],
+) -> dict[str, Rows]:
+    """Return rows by the keys of figures of tasks: those near to the tasks that the tuned model fails and, if there are any, the base does not."""
+    rows: dict[str, Rows] = {}
+    for name, tasks in scorable.items():
+        for keys, kind in _TASK_KEYS.items():
+            own = [
+                (task, before, after)
+                for task, before, after in zip(tasks, base[name], tuned[name], strict=True)
+                if kind is None or task.check is kind
+            ]
+            failed = [(task, before, after) for task, before, after in own if _fails(task, after)]
+            lost = [(task, before, after) for task, before, after in failed if not _fails(task, before)]
+            said = [(task.messages[-1].content, after.text) for task, _, after in lost or failed]
+            rows |= {key.format(name): near.rows(said, MOST_ROWS) for key in keys}
+    return rows
+
+
+_TASK_KEYS: dict[tuple[str, ...], Check | None] = {
+    (f"task.{{}}.{DECLINED}",): Check.DECLINES,
+    (f"task.{{}}.{ANSWERED}",): Check.ANSWERS,
+    (f"task.{{}}.{STRICT}", f"task.{{}}.{LOOSE}", "calibration.{}"): None,
+}
+
+
+def _fails(task: ScorableTask, said: Said) -> bool:
+    scored = task.score(said.text)
+    return scored.strict < scored.points
+
+
+def to_endings(
+    near: Nearness, tasks: Sequence[Task], tuned: Sequence[Answer], controls: frozenset[int]
+) -> dict[str, Rows]:
+    """Return rows by the keys of figures of how answers end: near to those that do not, and to those that go on for another role."""
+    said = [(task.messages[-1].content, answer.text) for task, answer in zip(tasks, tuned, strict=True)]
+    endless = [pair for pair, answer in zip(said, tuned, strict=True) if not answer.stopped]
+    turns = [pair for pair, one in zip(said, tuned, strict=True) if style.other_turns(one.text, one.ids, controls)[0]]
+    return {"style.stopped": near.rows(endless, MOST_ROWS), "style.turns": near.rows(turns, MOST_ROWS)}
 
 
 def _grown(edge: Callable[[str], str], tuned: Sequence[str], data: Sequence[str]) -> str:
