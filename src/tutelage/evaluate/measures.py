@@ -252,7 +252,7 @@ STRICT, LOOSE, DECLINED, ANSWERED = "strict", "loose", "declined", "answered"
 def of_tasks(name: str, tasks: Sequence[ScorableTask], base: Sequence[Said], tuned: Sequence[Said]) -> list[Measure]:
     """Return the share of points that both reach in a file of tasks: apart what should be declined, and what should not.
 
-    Of constraints also loosely; of choices also the Brier score.
+    Of constraints also loosely; of choices also the Brier score; of what is written also what is no matter of length.
     """
     found = []
     sides = [[task.score(one.text) for task, one in zip(tasks, said, strict=True)] for said in (base, tuned)]
@@ -269,6 +269,8 @@ def of_tasks(name: str, tasks: Sequence[ScorableTask], base: Sequence[Said], tun
         found.append(
             Measure(f"task.{name}.{kind}", f"{title}: {name}", "share", Group.LEARNING, Better.HIGHER, changed)
         )
+    level = at_equal_length(name, tasks, base, tuned)
+    found += [level] if level else []
     if any(one.brier is not None for one in base):
         before, after = (
             Tallies.of([(one.brier or 0.0, one.brier is not None) for one in said]) for said in (base, tuned)
@@ -277,6 +279,40 @@ def of_tasks(name: str, tasks: Sequence[ScorableTask], base: Sequence[Said], tun
         changed = change(before, after)
         found.append(Measure(f"calibration.{name}", title, "Brier score", Group.LEARNING, Better.LOWER, changed))
     return found
+
+
+def at_equal_length(
+    name: str, tasks: Sequence[ScorableTask], base: Sequence[Said], tuned: Sequence[Said]
+) -> Measure | None:
+    """Return the share of points that the tuned model would reach with answers as long as the base's; None where all are of one length.
+
+    The gain on a task is regressed on how much longer, in words, the answer became; what is left at zero is no matter of length.
+
+    Source: the idea is that of Dubois et al. 2024, arXiv 2404.04475, with a linear model of the paired difference.
+    """
+    free = [
+        (task, said)
+        for task, said in zip(tasks, zip(base, tuned, strict=True), strict=True)
+        if STRICT in _kind_of(task.check) and task.check is not Check.CHOICE
+    ]
+    scored = [[task.score(one.text) for one in said] for task, said in free]
+    scores = np.array([[one.strict / max(1, one.points) for one in both] for both in scored])
+    words = np.array([[style.length(one.text)[0] for one in said] for _, said in free])
+    if len(free) < 3 or np.ptp(longer := words[:, 1] - words[:, 0]) == 0:
+        return None
+    gain, all_items = scores[:, 1] - scores[:, 0], np.arange(len(free))
+    left_out = [all_items, *(np.delete(all_items, item) for item in all_items)]
+    before = np.array([scores[items, 0].mean() for items in left_out])
+    level = np.array([_at_zero(longer[items], gain[items]) for items in left_out])
+    changed = change_left_out(before, before + level)
+    return Measure(f"length.{name}", f"right at equal length: {name}", "share", Group.LEARNING, Better.HIGHER, changed)
+
+
+def _at_zero(x: npt.NDArray[np.float64], y: npt.NDArray[np.float64]) -> float:
+    """Return where the line of least squares through (x, y) [N] is at x = 0."""
+    spread = float(((x - x.mean()) ** 2).sum())
+    slope = float(((x - x.mean()) * (y - y.mean())).sum()) / spread if spread else 0.0
+    return float(y.mean() - slope * x.mean())
 
 
 def _kind_of(check: Check) -> tuple[str, ...]:

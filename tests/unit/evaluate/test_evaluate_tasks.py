@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from tutelage.data.conversation import Message, Role
 from tutelage.errors import DataError
-from tutelage.evaluate.measures import of_tasks
-from tutelage.evaluate.tasks import Check, Said, Scored, read_tasks
+from tutelage.evaluate.measures import at_equal_length, of_tasks
+from tutelage.evaluate.stats import Direction
+from tutelage.evaluate.tasks import Check, Said, ScorableTask, Scored, read_tasks
 
 ROWS = [
     {
@@ -110,3 +112,17 @@ def test_files_in_the_layouts_of_ifeval_and_gsm8k_are_read(shared_data: Path) ->
     sums = read_tasks(shared_data / "reasoning" / "gsm8k_test.jsonl.gz")
     assert len(sums) > 1000 and {task.check for task in sums} == {Check.NUMBER}
     assert all(task.score(task.expected).strict for task in sums)
+
+
+def test_a_gain_that_comes_with_length_alone_is_none_at_equal_length() -> None:
+    """Right is an answer that holds the word; in the first set it is there because the answer is longer, in the second without that."""
+    tasks = [ScorableTask((Message(Role.USER, f"{n}?"),), Check.CONTAINS, "", expected="yes") for n in range(40)]
+    base = [Said("no")] * 40
+    by_length = [Said("well then yes") if n % 2 else Said("no") for n in range(40)]
+    by_itself = [Said("yes" if n % 4 else "yes indeed so") for n in range(40)]
+    found = [at_equal_length("f", tasks, base, said) for said in (by_length, by_itself)]
+    assert [one.change.difference for one in found if one] == pytest.approx([0.0, 1.0])
+    assert found[1] is not None
+    assert found[1].change.direction is Direction.UP
+    assert at_equal_length("f", tasks, base, [Said("yes")] * 40) is None
+    assert "length.f" in {measure.key for measure in of_tasks("f", tasks, base, by_itself)}
