@@ -27,7 +27,14 @@ def write_claims_text(found: Json, out: str | Path) -> None:
 
 
 def _lines(found: Json) -> Iterator[str]:
-    yield from ("# Claims of supervised fine-tuning, tried in a small world", "", counted(found), "", made(found), "")
+    yield from (
+        "# Claims of supervised fine-tuning, tried in a small world",
+        "",
+        f"{counted(found)} [Here with plots](claims.html).",
+        "",
+        made(found),
+        "",
+    )
     yield from ("```console", f"$ {found['command']}", "```", "")
     yield from (
         "A verdict is about this world: a base model of 3 million parameters that has read plain text about 280 people, and short lessons "
