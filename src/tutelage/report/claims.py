@@ -176,7 +176,7 @@ def _section(claim: Json, measures: Json) -> Section:
         h("p", None, h("b", None, _verdict(claim))),
         h("p", None, claim["done"]),
         _predictions(claim["predictions"], measures),
-        h("div", {"class": "charts"}, _chart(claim, measures)),
+        h("div", {"class": "charts"}, chart(claim, measures)),
         _arms(claim, measures),
         h("p", {"class": "soft"}, f"Claimed in: {claim['source']}. Made with: {claim['command']}"),
     ]
@@ -210,7 +210,8 @@ def _arms(claim: Json, measures: Json) -> Markup:
     return table(header, rows, numeric=range(1, len(wanted) + 1))
 
 
-def _chart(claim: Json, measures: Json) -> Markup:
+def chart(claim: Json, measures: Json) -> Markup:
+    """Return the plot of a claim: every arm, as bars or as points."""
     keys = claim["plot"]["measures"]
     return _points(claim, keys, measures) if claim["plot"]["is_scatter"] else _bars(claim, keys, measures)
 
@@ -242,7 +243,7 @@ def _points(claim: Json, keys: Sequence[str], measures: Json) -> Markup:
         if arm["figures"][across] is not None and arm["figures"][up] is not None
     ]
     return point_chart(
-        f"{measures[up]['title']} against {measures[across]['title']}".capitalize(),
+        "Every arm",
         points,
         x_label=f"{measures[across]['title']}, {scale_of(across, measures).unit}",
         y_label=f"right, {scale_of(up, measures).unit}"

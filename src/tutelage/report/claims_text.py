@@ -9,6 +9,7 @@ from tutelage.files.atomic import write_text
 from tutelage.report.claims import (
     RULE,
     Json,
+    chart,
     counted,
     difference_text,
     made,
@@ -19,18 +20,22 @@ from tutelage.report.claims import (
     value_text,
     verdict_text,
 )
+from tutelage.report.standalone import standalone_svg
 
 
 def write_claims_text(found: Json, out: str | Path) -> None:
-    """Write the page as Markdown."""
-    write_text(out, "\n".join(_lines(found)) + "\n")
+    """Write the page as Markdown, and the plots beside it, into a folder of its name."""
+    plots = Path(out).with_suffix("")
+    for claim in found["claims"]:
+        write_text(plots / f"{claim['name']}.svg", standalone_svg(chart(claim, found["measures"])))
+    write_text(out, "\n".join(_lines(found, plots.name)) + "\n")
 
 
-def _lines(found: Json) -> Iterator[str]:
+def _lines(found: Json, plots: str) -> Iterator[str]:
     yield from (
         "# Claims of supervised fine-tuning, tried in a small world",
         "",
-        f"{counted(found)} [Here with plots](claims.html).",
+        f"{counted(found)} The same as a page: [claims.html](claims.html).",
         "",
         made(found),
         "",
@@ -49,10 +54,10 @@ def _lines(found: Json) -> Iterator[str]:
         [(f"[{claim['claim']}](#{claim['name']})", verdict_text(claim)) for claim in found["claims"]],
     )
     for claim in found["claims"]:
-        yield from _claim(claim, found["measures"])
+        yield from _claim(claim, found["measures"], plots)
 
 
-def _claim(claim: Json, measures: Json) -> Iterator[str]:
+def _claim(claim: Json, measures: Json, plots: str) -> Iterator[str]:
     yield from (
         "",
         f"## {claim['name']}",
@@ -75,8 +80,8 @@ def _claim(claim: Json, measures: Json) -> Iterator[str]:
             for one in claim["predictions"]
         ],
     )
+    yield from ("", f"![{claim['claim']}]({plots}/{claim['name']}.svg)", "")
     wanted = shown_measures(claim)
-    yield ""
     yield from _table(
         ("arm", *(f"{measures[key]['title']}, {scale_of(key, measures).unit}" for key in wanted)),
         [(arm["name"], *(value_text(arm["figures"][key], key, measures) for key in wanted)) for arm in claim["arms"]],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 
@@ -117,3 +118,16 @@ def test_points_stand_where_their_values_are() -> None:
     assert html.count('class="interval"') == 2
     assert "low: 2.000 across, 10.00 up" in html
     assert "not measured" in point_chart("T", [], x_label="x", y_label="y")
+
+
+@pytest.mark.parametrize("is_scatter", [False, True])
+def test_the_markdown_shows_a_plot_that_stands_by_itself(tmp_path: Path, is_scatter: bool) -> None:
+    write_claims_text(content(is_scatter=is_scatter), tmp_path / "claims.md")
+    assert "](claims/some-claim.svg)" in (tmp_path / "claims.md").read_text()
+    drawing = ElementTree.parse(tmp_path / "claims" / "some-claim.svg").getroot()
+    assert drawing.tag == "{http://www.w3.org/2000/svg}svg"
+    texts = ["".join(one.itertext()) for one in drawing.iter("{http://www.w3.org/2000/svg}text")]
+    assert "b <new>" in texts  # an arm by its name, on the axis or among the keys
+    assert any("mean over seeds" in text for text in texts)
+    shapes = "circle" if is_scatter else "rect"
+    assert len(list(drawing.iter(f"{{http://www.w3.org/2000/svg}}{shapes}"))) >= 2
