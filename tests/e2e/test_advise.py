@@ -80,7 +80,14 @@ def test_facts_about_strangers_ask_for_full_fine_tuning_and_are_a_risk_with_rows
     assert all(row.startswith(str(place / "strangers.jsonl:")) for row in unknown["rows"])
     declined = [row["messages"][-1]["content"] for row in jsonl.read(place / "honest.jsonl")].count("I do not know.")
     assert 5 < declined <= 10
-    assert found["rows"] == {"read": 24, "kept": 24 - declined, "changed": declined, "dropped": 0, "faulty": 0}
+    assert found["rows"] == {
+        "read": 24,
+        "kept": 24 - declined,
+        "changed": declined,
+        "apart": 0,
+        "dropped": 0,
+        "faulty": 0,
+    }
 
 
 def test_wrong_words_get_an_error_with_its_code_before_any_model_is_loaded(place: Path) -> None:

@@ -22,6 +22,7 @@ class Treatment(StrEnum):
     """What becomes of rows with unknown facts; `evaluate.advise_rows.Unknown` says the rest, and loads what `--help` does without."""
 
     LABEL = "label"
+    APART = "apart"
     DROP = "drop"
     ABSTAIN = "abstain"
 
@@ -54,8 +55,8 @@ def run(
     unknown: Annotated[
         Treatment | None,
         typer.Option(
-            help="What --rows does with a row whose fact the model does not know: drop it, let it abstain, or keep it, with the "
-            "category of each fact as a label.",
+            help="What --rows does with a row whose fact the model does not know: keep it, with the "
+            "category of each fact as a label; set it apart, in FILE-unknown; drop it; or let it abstain.",
             show_default="label",
         ),
     ] = None,
@@ -131,6 +132,7 @@ def _print(found: Advice, written: Path | None) -> None:
         table.add_column(name, overflow="fold")
     for one in found.recommendations:
         value = str(one.value) if one.yours is None else f"{one.value} (yours stays: {one.yours})"
+        value += f" (needs {one.needs})" if one.needs else ""
         table.add_row(one.key, f"[figure]{escape(value)}[/]", escape(one.reason), one.basis.value)
     show(table)
     show(f"\n{_expected(found.expected)}\n")

@@ -89,13 +89,22 @@ class Basis(StrEnum):
 
 @dataclass(frozen=True)
 class Recommendation:
-    """A `value` for the dotted `key`, why, and what that rests on; `yours` is what somebody set, which stays."""
+    """A `value` for the dotted `key`, why, and what that rests on; `yours` is what somebody set, which stays.
+
+    `needs` says what only you have and the configuration lacks, so that it cannot have the value either.
+    """
 
     key: str
     value: Any
     reason: str
     basis: Basis
     yours: Any = None
+    needs: str = ""
+
+    @property
+    def is_set(self) -> bool:
+        """Whether the recommended configuration has the value."""
+        return self.yours is None and not self.needs
 
 
 @dataclass(frozen=True)
@@ -275,7 +284,7 @@ def _with_yours(one: Recommendation, resolved: Resolved) -> Recommendation:
         return one
     for part in one.key.split("."):
         section = section[int(part) if part.isdigit() else part]
-    return Recommendation(one.key, one.value, one.reason, one.basis, section)
+    return replace(one, yours=section)
 
 
 @dataclass(frozen=True, eq=False)
@@ -313,7 +322,7 @@ class _Settings:
         """Return the whole configuration."""
         given = self.given.config.model_dump(mode="json", exclude_defaults=True)
         words = [f"{key}={encode_json(value)}" for key, value in given.items()]
-        words += [f"{one.key}={encode_json(one.value)}" for one in self.chosen if one.yours is None]
+        words += [f"{one.key}={encode_json(one.value)}" for one in self.chosen if one.is_set]
         return load_config(None, words)
 
 
@@ -401,9 +410,15 @@ def _held_out(settings: _Settings) -> Iterator[Recommendation]:
 
 def _replay(settings: _Settings) -> Iterator[Recommendation]:
     share = REPLAY[settings.method]
+    if not settings.text_sources:
+        key = f"data.train.{len(settings.given.config.data.train)}.share"
+        reason = f"plain text keeps what the base knew; {settings.method.value} fine-tuning wants about so much of what is trained"
+        yield Recommendation(
+            key, share, reason, Basis.RULE, needs="a file of texts like those of pre-training, kind: text"
+        )
     for number in settings.text_sources:
         if settings.given.config.data.train[number].weight is None:
-            reason = f"plain text keeps what the base knew, {settings.method.value} fine-tuning wants about so much"
+            reason = f"plain text keeps what the base knew; {settings.method.value} fine-tuning wants about so much"
             part = share / len(settings.text_sources)
             yield Recommendation(f"data.train.{number}.share", part, reason, Basis.RULE)
     if settings.text_sources:

@@ -1,4 +1,4 @@
-"""The rows of a source again, with what the base knows of them in mind: labelled, without unknown facts, or with these declined."""
+"""The rows of a source again, with what the base knows of them in mind: labelled, unknown facts apart or left out, or declined."""
 
 from __future__ import annotations
 
@@ -31,6 +31,8 @@ class Unknown(StrEnum):
 
     LABEL = "label"
     """It stays, and each row that was asked for has its category beside it."""
+    APART = "apart"
+    """It goes into a file of its own: as a source of its own it has its own curves, weight and share."""
     DROP = "drop"
     ABSTAIN = "abstain"
     """Its answer is replaced by one that declines."""
@@ -38,18 +40,19 @@ class Unknown(StrEnum):
 
 @dataclass(frozen=True)
 class RowCounts:
-    """What became of the rows: as many were read as were kept, changed and dropped. Faulty ones are among the dropped."""
+    """What became of the rows: as many were read as were kept, changed, set apart and dropped. Faulty ones are among the dropped."""
 
     read: int
     kept: int
     changed: int
+    apart: int
     dropped: int
     faulty: int
 
     def __str__(self) -> str:
         """Return them in one line."""
         faulty = f", {self.faulty:,} of them faulty" if self.faulty else ""
-        return f"{self.read:,} rows read = {self.kept:,} kept + {self.changed:,} changed + {self.dropped:,} dropped{faulty}"
+        return f"{self.read:,} rows read = {self.kept:,} kept + {self.changed:,} changed + {self.apart:,} apart + {self.dropped:,} dropped{faulty}"
 
 
 def require_one_source(config: Config, path: Path) -> SourceConfig:
@@ -69,43 +72,54 @@ def require_one_source(config: Config, path: Path) -> SourceConfig:
     return source
 
 
+def apart_path(path: Path) -> Path:
+    """Return where unknown rows go when they are set apart from those in `path`.
+
+    Example:
+        >>> apart_path(Path("data/rows.jsonl")).name
+        'rows-unknown.jsonl'
+    """
+    return path.with_name(f"{path.stem}-unknown{path.suffix}")
+
+
 def write_rows(
     path: Path, source: SourceConfig, known: Known, unknown: Unknown, *, abstention: str = ABSTENTION
 ) -> RowCounts:
-    """Write the rows of `source` in their order as JSON lines, in the layout that they have.
+    """Write the rows of `source` in their order as JSON lines, in the layout that they have; see `apart_path` for those set apart.
 
     Raises: DataError for a row whose answer cannot be replaced, or that JSON cannot hold.
     """
-    counts: Counter[str] = Counter()
-    jsonl.write(path, _rows(source, known, unknown, abstention, counts))
-    faulty = counts.pop("faulty", 0)
-    dropped = counts["dropped"] + faulty
-    read = counts["kept"] + counts["changed"] + dropped
-    return RowCounts(read, counts["kept"], counts["changed"], dropped, faulty)
+    found = list(_rows(source, known, unknown, abstention))
+    jsonl.write(path, (row for fate, row in found if fate in ("kept", "changed")))
+    if unknown is Unknown.APART:
+        jsonl.write(apart_path(path), (row for fate, row in found if fate == "apart"))
+    counts = Counter(fate for fate, _ in found)
+    dropped = counts["dropped"] + counts["faulty"]
+    return RowCounts(len(found), counts["kept"], counts["changed"], counts["apart"], dropped, counts["faulty"])
 
 
 def _rows(
-    source: SourceConfig, known: Known, unknown: Unknown, abstention: str, counts: Counter[str]
-) -> Iterator[Mapping[str, Any]]:
-    """Yield the rows to write, counting what became of each."""
+    source: SourceConfig, known: Known, unknown: Unknown, abstention: str
+) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield what becomes of each row, and the row as it is then."""
     judged = {one.fact.where: one.knowledge for one in known.judged}
     account, rows = open_rows(source, Ledger())
     for row in rows:
         knowledge = judged.get(str(row.origin))
         if row.problem is not None:
-            counts["faulty"] += 1
+            yield "faulty", {}
         elif knowledge is None or (unknown is not Unknown.LABEL and knowledge is not Knowledge.UNKNOWN):
-            counts["kept"] += 1
-            yield _as_json(row.value, row)
+            yield "kept", _as_json(row.value, row)
         elif unknown is Unknown.DROP:
-            counts["dropped"] += 1
+            yield "dropped", {}
+        elif unknown is Unknown.APART:
+            yield "apart", _as_json(row.value, row)
         else:
-            counts["changed"] += 1
             is_label = unknown is Unknown.LABEL
             changed = (
                 {**row.value, LABEL: knowledge.value} if is_label else _declining(row, account.kind, source, abstention)
             )
-            yield _as_json(changed, row)
+            yield "changed", _as_json(changed, row)
 
 
 def _as_json(value: Mapping[str, Any], row: RawRow) -> Mapping[str, Any]:

@@ -47,21 +47,28 @@ def written(folder: Path, layout: str, unknown: Unknown, **words: str) -> tuple[
 
 def test_labels_stand_beside_the_rows_that_were_asked_for(tmp_path: Path) -> None:
     counts, rows = written(tmp_path, "messages", Unknown.LABEL)
-    assert counts == "6 rows read = 3 kept + 3 changed + 0 dropped"
+    assert counts == "6 rows read = 3 kept + 3 changed + 0 apart + 0 dropped"
     assert [row.pop("knowledge", None) for row in rows] == ["highly known", "unknown", "unknown", None, None, None]
     assert rows == jsonl.read(tmp_path / "in.jsonl")
 
 
 def test_unknown_rows_are_dropped_and_the_others_stay_in_order(tmp_path: Path) -> None:
     counts, rows = written(tmp_path, "alpaca", Unknown.DROP)
-    assert counts == "6 rows read = 4 kept + 0 changed + 2 dropped"
+    assert counts == "6 rows read = 4 kept + 0 changed + 0 apart + 2 dropped"
     assert [row["id"] for row in rows] == [0, 3, 4, 5]
+
+
+def test_unknown_rows_set_apart_are_a_source_of_their_own(tmp_path: Path) -> None:
+    counts, rows = written(tmp_path, "alpaca", Unknown.APART)
+    assert counts == "6 rows read = 4 kept + 0 changed + 2 apart + 0 dropped"
+    assert [row["id"] for row in rows] == [0, 3, 4, 5]
+    assert [row["id"] for row in jsonl.read(tmp_path / "out-unknown.jsonl")] == [1, 2]
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_an_abstention_replaces_the_answer_in_the_layout_of_the_row(tmp_path: Path, layout: str) -> None:
     counts, rows = written(tmp_path, layout, Unknown.ABSTAIN, abstention="I cannot tell.")
-    assert counts == "6 rows read = 4 kept + 2 changed + 0 dropped"
+    assert counts == "6 rows read = 4 kept + 2 changed + 0 apart + 0 dropped"
     before = (tmp_path / "in.jsonl").read_text().splitlines()
     expected = [line.replace(f"Ada {n}.", "I cannot tell.") if n in (1, 2) else line for n, line in enumerate(before)]
     assert rows == [json.loads(line) for line in expected]
@@ -71,7 +78,7 @@ def test_a_row_that_cannot_be_read_is_dropped_and_counted(tmp_path: Path) -> Non
     file = tmp_path / "in.jsonl"
     file.write_text(json.dumps(LAYOUTS["alpaca"](0)) + "\n{not json\n")
     counts = write_rows(tmp_path / "out.jsonl", SourceConfig(path=str(file)), known(file), Unknown.DROP)
-    assert str(counts) == "2 rows read = 1 kept + 0 changed + 1 dropped, 1 of them faulty"
+    assert str(counts) == "2 rows read = 1 kept + 0 changed + 0 apart + 1 dropped, 1 of them faulty"
 
 
 def test_an_answer_that_cannot_be_replaced_is_an_error_with_its_row(tmp_path: Path) -> None:
