@@ -9,6 +9,7 @@ import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from tutelage.config.schema import HarnessConfig
@@ -29,21 +30,58 @@ class HarnessScore:
     is_higher_better: bool
 
 
-def harness_scores(subject: Subject, asked: HarnessConfig) -> dict[str, HarnessScore]:
-    """Let a model do tasks, with bars of the harness's own, and return their figures by `task.metric`; those that are no mean over documents
-    are left out.
+@dataclass(frozen=True)
+class Harness:
+    """Tasks that there are, for any model to do. Make one with `open_harness`."""
+
+    asked: HarnessConfig
+    manager: Any
+
+    def scores(self, subject: Subject) -> dict[str, HarnessScore]:
+        """Let a model do the tasks, with bars of the harness's own, and return their figures by `task.metric`.
+
+        Those that are no mean over documents are left out.
+        """
+        from lm_eval import simple_evaluate
+        from lm_eval.models.huggingface import HFLM
+
+        model: Any = subject.model
+        found = simple_evaluate(
+            HFLM(pretrained=model, tokenizer=subject.renderer.tokenizer.hf, batch_size=ROWS_AT_ONCE // 8),
+            tasks=list(self.asked.tasks),
+            limit=self.asked.limit,
+            bootstrap_iters=0,
+            task_manager=self.manager,
+            random_seed=SEED,
+            numpy_random_seed=SEED,
+            torch_random_seed=SEED,
+            fewshot_random_seed=SEED,
+        )
+        return {
+            f"{task}.{name}": score
+            for task, samples in found["samples"].items()
+            for name, score in _by_document(samples, found["higher_is_better"].get(task, {}))
+        }
+
+
+def open_harness(asked: HarnessConfig) -> Harness | None:
+    """Return the tasks that are asked for, before any model is loaded; None where there are none.
 
     Raises: ConfigError when the harness is not installed, or has no such task.
     """
+    if not asked.tasks:
+        return None
     try:
-        from lm_eval import simple_evaluate
-        from lm_eval.models.huggingface import HFLM
         from lm_eval.tasks import TaskManager
     except ImportError as error:
         raise ConfigError(
             f"evaluate.harness needs lm-evaluation-harness ({error.name} is missing)",
             mend="pip install 'tutelage[harness]', or clear evaluate.harness.tasks",
         ) from error
+    if asked.folder is not None and not Path(asked.folder).is_dir():
+        raise ConfigError(
+            f"{asked.folder} is no folder", mend="evaluate.harness.folder is where the YAML files of your tasks are"
+        )
     logging.getLogger("lm_eval").setLevel(logging.ERROR)  # it warns of every default that it takes
     manager = TaskManager(include_path=asked.folder)
     for task in asked.tasks:
@@ -52,23 +90,7 @@ def harness_scores(subject: Subject, asked: HarnessConfig) -> dict[str, HarnessS
                 f"lm-evaluation-harness has no task {task!r}",
                 mend="`lm_eval ls tasks` lists its own; those of a folder are named by `task:` in their YAML files",
             )
-    model: Any = subject.model
-    found = simple_evaluate(
-        HFLM(pretrained=model, tokenizer=subject.renderer.tokenizer.hf, batch_size=ROWS_AT_ONCE // 8),
-        tasks=list(asked.tasks),
-        limit=asked.limit,
-        bootstrap_iters=0,
-        task_manager=manager,
-        random_seed=SEED,
-        numpy_random_seed=SEED,
-        torch_random_seed=SEED,
-        fewshot_random_seed=SEED,
-    )
-    return {
-        f"{task}.{name}": score
-        for task, samples in found["samples"].items()
-        for name, score in _by_document(samples, found["higher_is_better"].get(task, {}))
-    }
+    return Harness(asked, manager)
 
 
 def _by_document(

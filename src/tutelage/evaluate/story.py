@@ -16,7 +16,7 @@ from tutelage.config.schema import Config, EvaluateConfig
 from tutelage.errors import DataError
 from tutelage.evaluate import measures, ties
 from tutelage.evaluate.findings import Finding, findings
-from tutelage.evaluate.harness import HarnessScore, harness_scores
+from tutelage.evaluate.harness import Harness, HarnessScore, open_harness
 from tutelage.evaluate.held_out import by_source, held_out_tasks, scorable_tasks
 from tutelage.evaluate.knowledge import Contradiction, Disputed, contradictions
 from tutelage.evaluate.measures import Contrast, Measure, Read, Shift
@@ -88,13 +88,15 @@ class Evaluation:
 class Work:
     """What both models are given. `trained` and `held_out` are documents of each source by its name.
 
-    `scorable` are the files of tasks that code can score, by name; `training` and `asked` are what their conversations say, as text: of the trained side and of the one held out.
+    `scorable` are the files of tasks that code can score, by name, and `harness` tasks of lm-evaluation-harness; `training` and `asked` are
+    what their conversations say, as text: of the trained side and of the one held out.
     """
 
     trained: dict[str, Sequence[Rendered]]
     held_out: dict[str, Sequence[Rendered]]
     tasks: tuple[Task, ...]
     scorable: Mapping[str, Sequence[ScorableTask]]
+    harness: Harness | None
     training: Exchanges
     asked: Exchanges
 
@@ -118,9 +120,9 @@ def evaluate(
     Raises: DataError when nothing is held out and there are no tasks; whatever preparing data and loading models raise.
     """
     size = config.evaluate
-    scorable = scorable_tasks(config)
+    scorable, harness = scorable_tasks(config), open_harness(size.harness)
     prepared = prepare(config, progress=progress, lenient=True)
-    work = gather_work(prepared, size, scorable)
+    work = gather_work(prepared, size, scorable, harness)
     probes = work.documents[:3]
     after = _see(load_tuned(tuned, config, probes, device), work, size, _of("tuned model", progress))
     base = load_base(config, prepared.renderer, probes, device)
@@ -135,15 +137,20 @@ def _of(name: str, progress: Progress) -> Progress:
     return lambda what, done, count: progress(f"{name}: {what}", done, count)
 
 
-def gather_work(prepared: Prepared, size: EvaluateConfig, scorable: Mapping[str, Sequence[ScorableTask]]) -> Work:
+def gather_work(
+    prepared: Prepared,
+    size: EvaluateConfig,
+    scorable: Mapping[str, Sequence[ScorableTask]],
+    harness: Harness | None,
+) -> Work:
     """Choose documents and prompts.
 
     Raises: DataError when nothing is held out, and there are no tasks of either kind.
     """
-    if not prepared.held_out and not scorable and not size.harness.tasks:
+    if not prepared.held_out and not scorable and not harness:
         raise DataError(
             "nothing is held out, so there is nothing that the model has not seen",
-            mend="give files with --held-out or --tasks, or set data.held_out or data.held_out_fraction",
+            mend="give files with --held-out or --tasks, or --harness, or set data.held_out or data.held_out_fraction",
         )
     trained, held_out = by_source(prepared.documents), by_source(prepared.held_out)
     return Work(
@@ -151,6 +158,7 @@ def gather_work(prepared: Prepared, size: EvaluateConfig, scorable: Mapping[str,
         held_out=held_out,
         tasks=tuple(held_out_tasks(trained, held_out, prepared.tokenizer, size.prompts)),
         scorable=scorable,
+        harness=harness,
         training=exchanges_of(prepared.documents, prepared.tokenizer),
         asked=exchanges_of(prepared.held_out, prepared.tokenizer),
     )
@@ -187,7 +195,7 @@ def _see(subject: Subject, work: Work, size: EvaluateConfig, progress: Progress,
             name: answer_all(subject, tasks, progress, max_new_tokens=size.max_new_tokens)
             for name, tasks in work.scorable.items()
         },
-        harness=harness_scores(subject, size.harness) if size.harness.tasks else {},
+        harness=work.harness.scores(subject) if work.harness else {},
     )
 
 

@@ -13,7 +13,7 @@ from tiny import tiny_folder
 from tutelage.config.load import load_config
 from tutelage.config.schema import HarnessConfig
 from tutelage.errors import ConfigError
-from tutelage.evaluate.harness import harness_scores
+from tutelage.evaluate.harness import HarnessScore, open_harness
 from tutelage.evaluate.measures import of_harness
 from tutelage.evaluate.observe import Answer, likelihoods
 from tutelage.evaluate.subject import Subject, load_base
@@ -57,6 +57,12 @@ def tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> HarnessConfig:
     return HarnessConfig(tasks=["things"], folder=str(folder))
 
 
+def scores(subject: Subject, asked: HarnessConfig) -> dict[str, HarnessScore]:
+    harness = open_harness(asked)
+    assert harness is not None
+    return harness.scores(subject)
+
+
 def nats(subject: Subject, question: str, choice: str) -> float:
     tokenizer = subject.renderer.tokenizer
     asked, whole = tokenizer.encode_text(question), tokenizer.encode_text(question + choice)
@@ -66,24 +72,28 @@ def nats(subject: Subject, question: str, choice: str) -> float:
 
 @pytest.mark.filterwarnings("ignore")  # of packages that the harness brings
 def test_a_choice_is_right_where_the_model_finds_it_likeliest(subject: Subject, tasks: HarnessConfig) -> None:
-    found = harness_scores(subject, tasks)["things.acc"]
+    found = scores(subject, tasks)["things.acc"]
     likeliest = [max(range(3), key=lambda n: nats(subject, question, choices[n])) for question, choices in QUESTIONS]
     assert found.tallies.sums.tolist() == [float(number == 1) for number in likeliest]
     assert 0 < found.tallies.sums.sum() < len(QUESTIONS)
     (measure,) = of_harness({"things.acc": found}, {"things.acc": found})
     assert (measure.key, measure.unit, measure.change.difference) == ("task.things.acc", "share", 0.0)
-    few = harness_scores(subject, tasks.model_copy(update={"limit": 2}))
+    few = scores(subject, tasks.model_copy(update={"limit": 2}))
     assert few["things.acc"].tallies.sums.tolist() == found.tallies.sums[:2].tolist()
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_a_task_that_there_is_not_is_refused(subject: Subject, tasks: HarnessConfig) -> None:
+def test_a_task_or_folder_that_there_is_not_is_refused(tasks: HarnessConfig) -> None:
     with pytest.raises(ConfigError, match="'thongs'"):
-        harness_scores(subject, tasks.model_copy(update={"tasks": ["thongs"]}))
+        open_harness(tasks.model_copy(update={"tasks": ["thongs"]}))
+    with pytest.raises(ConfigError, match="no folder"):
+        open_harness(tasks.model_copy(update={"folder": "/nowhere"}))
 
 
-def test_without_the_harness_the_extra_is_named(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "lm_eval", None)
+def test_without_the_harness_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("lm_eval", "lm_eval.tasks"):
+        monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(ConfigError) as refused:
-        harness_scores(subject, HarnessConfig(tasks=["things"]))
+        open_harness(HarnessConfig(tasks=["things"]))
+    assert open_harness(HarnessConfig()) is None
     assert "tutelage[harness]" in refused.value.mend
