@@ -15,7 +15,7 @@ from tutelage.cli.console import errors, say_problem, warn
 
 if TYPE_CHECKING:
     from tutelage.data.retrieve import Retriever
-    from tutelage.generate.local import Sampling
+    from tutelage.generate.sampler import Sampling
     from tutelage.generate.talk import Continuation, Talk
 
 _COMMANDS = {
@@ -70,7 +70,7 @@ def run(
     """
     if top_p == 0:
         raise typer.BadParameter("must be above 0", param_hint="--top-p")
-    from tutelage.generate.local import Sampling
+    from tutelage.generate.sampler import Sampling
 
     sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed)
     talk = _open(model, device, sampling, system, template_variable or [], retrieve)

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from tutelage.data.order import hash64_array
 from tutelage.errors import ModelError
+from tutelage.generate.sampler import Sampling
 
 # B rows, T tokens of a prompt, K tokens in the cache, V vocabulary
 
@@ -33,27 +34,17 @@ class Decoder(Protocol):
 
 
 @dataclass(frozen=True)
-class Sampling:
-    """How tokens are chosen: temperature 0 is greedy; `top_p` keeps the likeliest tokens that make up that probability."""
-
-    max_new_tokens: int = 128
-    temperature: float = 0.0
-    top_p: float = 1.0
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        """Raise ValueError for settings that mean nothing."""
-        if self.max_new_tokens < 1 or self.temperature < 0 or not 0 < self.top_p <= 1:
-            raise ValueError(f"max_new_tokens must be positive, temperature at least 0, top_p in (0, 1]; got {self}")
-
-
-@dataclass(frozen=True)
 class Completion:
-    """One answer. `ids` and `text` are without the stop token; `stopped` is False when the length limit cut it."""
+    """One answer. `ids` and `text` are without the stop token; `stopped` is False when the length limit cut it.
+
+    `log_probability` is that of the whole answer, its stop token included, in nats, under the distribution that it was sampled from
+    (of a greedy answer: at temperature 1). It is None where it was not asked for.
+    """
 
     ids: tuple[int, ...]
     text: str
     stopped: bool
+    log_probability: float | None = None
 
 
 def generate(
@@ -65,27 +56,44 @@ def generate(
     sampling: Sampling | None = None,
     batch_rows: int = 64,
     halt: Callable[[], bool] = lambda: False,
+    draws: Sequence[int] | None = None,
+    log_probabilities: bool = False,
     **settings: Any,
 ) -> list[Completion]:
     """Answer each prompt, in order. `settings` (max_new_tokens, temperature, ...) replace fields of `sampling`.
 
     Prompts of like length share a batch of at most `batch_rows`; rows that have stopped leave it. `halt` is asked before every
-    token; once it says so, the answers are what there is of them.
+    token; once it says so, the answers are what there is of them. A prompt's number, which chance comes from, is its place unless
+    `draws` says another.
 
     Raises: ModelError when a prompt is empty or fills the model's context.
     """
     sampling = replace(sampling or Sampling(), **settings)
-    limit = _context_limit(model)
+    draws = range(len(prompts)) if draws is None else draws
+    limit = context_limit(model)
     for number, prompt in enumerate(prompts):
         _require_room(prompt, limit, number)
     by_length = sorted(range(len(prompts)), key=lambda number: len(prompts[number]))
     answers: dict[int, list[int]] = {}
+    likely: dict[int, float] = {}
     with _evaluating(model):
         for start in range(0, len(by_length), batch_rows):
             numbers = by_length[start : start + batch_rows]
-            rows = _Rows(model, [prompts[number] for number in numbers], numbers, sampling, limit)
+            rows = _Rows(
+                model,
+                [prompts[number] for number in numbers],
+                numbers,
+                sampling,
+                limit,
+                draws=[draws[number] for number in numbers],
+                log_probabilities=log_probabilities,
+            )
             answers.update(rows.answer(frozenset(stop_ids), halt))
-    return [_completion(tokenizer, answers[number], frozenset(stop_ids)) for number in range(len(prompts))]
+            likely.update(rows.log_probability)
+    return [
+        _completion(tokenizer, answers[number], frozenset(stop_ids), likely.get(number))
+        for number in range(len(prompts))
+    ]
 
 
 def stream(
@@ -99,7 +107,7 @@ def stream(
 ) -> Generator[str, None, None]:
     """Answer one prompt piece by piece; the pieces joined are the text that `generate` returns for it."""
     sampling = replace(sampling or Sampling(), **settings)
-    limit = _context_limit(model)
+    limit = context_limit(model)
     _require_room(prompt, limit, 0)
     text = IncrementalText(tokenizer)
     rows = _Rows(model, [prompt], [0], sampling, limit)
@@ -157,6 +165,9 @@ class _Rows:
         numbers: Sequence[int],
         sampling: Sampling,
         limit: int | None,
+        *,
+        draws: Sequence[int] | None = None,
+        log_probabilities: bool = False,
     ) -> None:
         device = next(model.parameters()).device
         width = max(len(prompt) for prompt in prompts)
@@ -169,12 +180,15 @@ class _Rows:
         self._accepted = _forward_parameters(model)
         self._sampling = sampling
         self._numbers = list(numbers)
+        self._draws = dict(zip(numbers, numbers if draws is None else draws, strict=True))
+        self.log_probability: dict[int, float] = dict.fromkeys(numbers, 0.0) if log_probabilities else {}
         self._ids_BT = torch.from_numpy(ids).to(device)
         self._mask_BK = torch.from_numpy(mask).to(device)
         self._position_BT = (self._mask_BK.cumsum(dim=1) - 1).clamp_(min=0)
         self._is_padded = bool((mask == 0).any())
         self._cache: Any = None
         self._steps = 0
+        self._log_of_step: list[float] = []
         self._limit = limit
         # Each row ends where its own prompt says, so that a longer neighbour does not cut its answer.
         self._most_tokens = {
@@ -192,9 +206,12 @@ class _Rows:
         answers: dict[int, list[int]] = {number: [] for number in self._numbers}
         done: set[int] = set()
         while self._numbers and not halt():
-            for number, token in zip(self._numbers, self.step().tolist(), strict=True):
+            tokens = self.step().tolist()
+            for row, (number, token) in enumerate(zip(self._numbers, tokens, strict=True)):
                 if number not in done:
                     answers[number].append(token)
+                    if self.log_probability:
+                        self.log_probability[number] += self._log_of_step[row]
                     if token in stop_ids or len(answers[number]) == self._most_tokens[number]:
                         done.add(number)
             self._drop(done)
@@ -204,6 +221,9 @@ class _Rows:
         """Run the model once and return the next token [B] of each row."""
         logits_BV = self._forward()
         token_B = self._choose(logits_BV)
+        if self.log_probability:
+            temperature, top_p = self._sampling.temperature, self._sampling.top_p
+            self._log_of_step = log_probability_of(logits_BV, token_B, temperature, top_p).tolist()
         self._steps += 1
         one = self._mask_BK.new_ones(len(token_B), 1)
         self._mask_BK = torch.cat([self._mask_BK, one], dim=1)
@@ -239,7 +259,7 @@ class _Rows:
 
     def _chance(self, number: int) -> float:
         """Return this step's number in [0, 1) for a prompt, from 53 bits of a hash."""
-        bits = hash64_array(self._sampling.seed, number, counters=np.array([self._steps], dtype=np.uint64))
+        bits = hash64_array(self._sampling.seed, self._draws[number], counters=np.array([self._steps], dtype=np.uint64))
         return float(bits[0] >> np.uint64(11)) * 2.0**-53
 
     def _drop(self, done: set[int]) -> None:
@@ -271,6 +291,20 @@ def sample_tokens(logits_BV: Tensor, chance_B: Tensor, temperature: float, top_p
     return token_BV.gather(1, torch.minimum(chosen_B, kept_B - 1)[:, None])[:, 0]
 
 
+def log_probability_of(logits_BV: Tensor, token_B: Tensor, temperature: float, top_p: float) -> Tensor:
+    """Return how likely `sample_tokens` chooses each token, in nats; temperature 0, which chooses without chance, counts as 1.
+
+    Shapes: logits_BV [B, V] fp32, token_B [B]; returns [B] fp64.
+    """
+    log_BV = torch.log_softmax(logits_BV.double() / (temperature or 1.0), dim=-1)
+    own_B = log_BV.gather(1, token_B[:, None])[:, 0]
+    if temperature and top_p < 1:
+        probability_BV = log_BV.exp().sort(dim=-1, descending=True).values
+        is_kept_BV = (probability_BV.cumsum(dim=-1) - probability_BV) < top_p
+        own_B = own_B - (probability_BV * is_kept_BV).sum(dim=-1).log()
+    return own_B
+
+
 @contextmanager
 def _evaluating(model: nn.Module) -> Iterator[None]:
     was_training = model.training
@@ -287,7 +321,8 @@ def _forward_parameters(model: Any) -> frozenset[str]:
     return frozenset(inspect.signature(inner.forward).parameters)
 
 
-def _context_limit(model: nn.Module) -> int | None:
+def context_limit(model: nn.Module) -> int | None:
+    """Return how many tokens the context of `model` holds; None where it does not say."""
     config: Any = model.config
     limit = getattr(config.get_text_config(), "max_position_embeddings", None)
     return limit if isinstance(limit, int) and limit > 0 else None
@@ -303,7 +338,9 @@ def _require_room(prompt: Sequence[int], limit: int | None, number: int) -> None
         )
 
 
-def _completion(tokenizer: Decoder, ids: list[int], stop_ids: frozenset[int]) -> Completion:
+def _completion(
+    tokenizer: Decoder, ids: list[int], stop_ids: frozenset[int], log_probability: float | None
+) -> Completion:
     stopped = bool(ids) and ids[-1] in stop_ids
     spoken = ids[:-1] if stopped else ids
-    return Completion(ids=tuple(spoken), text=tokenizer.decode(spoken) if spoken else "", stopped=stopped)
+    return Completion(tuple(spoken), tokenizer.decode(spoken) if spoken else "", stopped, log_probability)

@@ -11,7 +11,8 @@ from tutelage.chat.render import Renderer
 from tutelage.chat.tokenizer import ChatTokenizer
 from tutelage.data.conversation import Message, Role
 from tutelage.data.retrieve import Retriever
-from tutelage.generate.local import Sampling, stream
+from tutelage.generate.local import stream
+from tutelage.generate.sampler import Sampling
 
 
 class Talk:

@@ -10,7 +10,8 @@ import torch
 from tiny import FAMILIES, tiny_model, tiny_tokenizer
 from tutelage.config.schema import LoraConfig
 from tutelage.errors import ModelError
-from tutelage.generate.local import IncrementalText, Sampling, generate, sample_tokens, stream
+from tutelage.generate.local import IncrementalText, generate, sample_tokens, stream
+from tutelage.generate.sampler import Sampling
 from tutelage.model.adapters import add_lora
 from tutelage.model.attention import NAME, register_attention
 

@@ -9,7 +9,8 @@ from tutelage.chat.render import Renderer
 from tutelage.chat.tokenizer import ChatTokenizer
 from tutelage.data.conversation import Message, Role
 from tutelage.errors import ModelError
-from tutelage.generate.local import Sampling, generate
+from tutelage.generate.local import generate
+from tutelage.generate.sampler import Sampling
 from tutelage.generate.talk import Continuation, Talk
 
 TEMPLATE = (
