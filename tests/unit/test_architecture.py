@@ -25,7 +25,7 @@ FLOORS = (
     {"data", "chat"},
     {"pack", "model", "parallel"},
     {"train", "generate", "verify"},
-    {"evaluate"},
+    {"evaluate", "synthesize"},
     {"lab", "report", "cli"},
 )
 
@@ -45,11 +45,12 @@ ARROWS: dict[str, set[str]] = {
     "train": {"config", "files", "data", "chat", "pack", "model", "parallel"},
     "verify": {"config", "files", "data"},
     "evaluate": {"config", "files", "data", "chat", "pack", "model", "generate", "train", "verify"},
+    "synthesize": {"config", "files", "data", "generate", "verify", "evaluate"},
     "report": {"config", "files"},  # it reads run files only
     "lab": {"config", "files", "data", "chat", "pack", "model", "parallel", "generate", "train"},
     "cli": {
         *("config", "files", "data", "chat", "pack", "model", "parallel"),
-        *("generate", "train", "verify", "evaluate", "lab", "report"),
+        *("generate", "train", "verify", "evaluate", "synthesize", "lab", "report"),
     },
 }
 

@@ -26,6 +26,7 @@ from tutelage.cli import (
     config,
     demo,
     evaluate,
+    generate,
     lab,
     merge,
     pretrain,
@@ -33,6 +34,7 @@ from tutelage.cli import (
     report,
     show,
     train,
+    why,
 )
 from tutelage.cli.edge import EXIT_MEANINGS, guard
 from tutelage.redact import redact
@@ -121,6 +123,8 @@ app.command("eval")(evaluate.run)
 app.command("report")(report.run)
 app.command("replay")(replay.run)
 app.command("claims")(claims.run)
+app.command("why")(why.run)
+app.add_typer(generate.app, name="generate")
 app.add_typer(config.app, name="config")
 app.add_typer(lab.app, name="lab")
 

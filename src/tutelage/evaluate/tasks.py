@@ -102,7 +102,7 @@ def read_tasks(path: Path) -> list[ScorableTask]:
             if line.problem is not None:
                 raise line.problem
             if line.data.strip():
-                tasks.append(_task(parse_json_bytes(line.data), where))
+                tasks.append(task_of(parse_json_bytes(line.data), where))
         except (RowError, KeyError, TypeError, ValueError) as error:
             raise DataError(
                 f"{where} is no task: {_problem(error)}", mend="docs/how-to/evaluate.md has the layouts"
@@ -116,7 +116,11 @@ def _problem(error: Exception) -> str:
     return f"{error.args[0]!r} is missing" if isinstance(error, KeyError) else str(error)
 
 
-def _task(row: Any, where: str) -> ScorableTask:
+def task_of(row: Any, where: str) -> ScorableTask:
+    """Return the task that one row holds.
+
+    Raises: KeyError, TypeError or ValueError for one that holds none.
+    """
     if not isinstance(row, dict):
         raise TypeError("a JSON object was expected")
     messages = _messages(row)

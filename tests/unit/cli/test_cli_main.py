@@ -31,10 +31,13 @@ VERBS = (
     "report",
     "replay",
     "claims",
+    "why",
+    "generate",
     "config",
     "lab",
 )
 SUBVERBS = (
+    "generate best-of-n",
     "config schema",
     "config presets",
     "config launch",
@@ -43,6 +46,7 @@ SUBVERBS = (
     "lab lessons",
     "lab model",
 )
+GROUPS = ("generate", "config", "lab")
 
 
 def run(*words: str) -> tuple[int, str]:
@@ -70,11 +74,11 @@ def test_the_verbs_are_these() -> None:
 
     command = get_command(app)
     assert tuple(command.commands) == VERBS  # type: ignore[attr-defined]
-    nested = [f"{verb} {name}" for verb in ("config", "lab") for name in command.commands[verb].commands]  # type: ignore[attr-defined]
+    nested = [f"{verb} {name}" for verb in GROUPS for name in command.commands[verb].commands]  # type: ignore[attr-defined]
     assert sorted(nested) == sorted(SUBVERBS)
 
 
-@pytest.mark.parametrize("verb", [verb for verb in VERBS if verb not in ("config", "lab")] + list(SUBVERBS))
+@pytest.mark.parametrize("verb", [verb for verb in VERBS if verb not in GROUPS] + list(SUBVERBS))
 def test_the_help_of_every_verb_shows_how_it_is_typed(verb: str) -> None:
     code, text = run(*verb.split(), "--help")
     assert code == 0
