@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from tutelage.report.charts import Series, line_chart, smooth
 from tutelage.report.figures import compact, duration, number, percent
+from tutelage.report.gate import gate_charts
 from tutelage.report.markup import Markup, Section, h, join, table
 from tutelage.report.records import Evaluation, HeldOutSums, Run, Step, divide
 
@@ -19,6 +20,7 @@ def training_section(run: Run) -> Section:
         _accuracy_chart(run.evaluations),
         _rate_chart(run.steps),
         _norm_chart(run),
+        *gate_charts(run),
         _replay_chart(run.steps),
         _speed_chart(run.steps),
         _tokens_chart(run.steps),

@@ -33,6 +33,7 @@ from tutelage.report.records import (
     MaskDocument,
     MaskToken,
     Plan,
+    Probed,
     Run,
     Sample,
     ScoredAnswer,
@@ -129,7 +130,16 @@ def _read_evaluations(path: Path) -> tuple[Evaluation, ...]:
 def _evaluation(row: Mapping[str, Any]) -> Evaluation:
     loss, perplexity, seconds = (_number(row.get(key)) for key in ("loss", "perplexity", "seconds"))
     per_source, per_slice = (_held_out_sums(row.get(key)) for key in ("per_source", "per_slice"))
-    return Evaluation(int(row["step"]), loss, perplexity, seconds, per_source, per_slice)
+    probed = _probed(_mapping(row.get("probed")))
+    return Evaluation(int(row["step"]), loss, perplexity, seconds, per_source, per_slice, probed)
+
+
+def _probed(row: Mapping[str, Any]) -> Probed:
+    habits = {
+        str(name): (_number(habit.get("share")), _number(habit.get("data")))
+        for name, habit in _mapping(row.get("habits")).items()
+    }
+    return Probed(_number(row.get("text_loss")), habits, divide(_number(row.get("right")), _number(row.get("points"))))
 
 
 def _held_out_sums(value: Any) -> dict[str, HeldOutSums]:

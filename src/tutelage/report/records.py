@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +56,15 @@ class HeldOutSums:
 
 
 @dataclass(frozen=True)
+class Probed:
+    """What the gate saw: nats per token of text, habits of answers as (share, the data's own share), right answers out of all."""
+
+    text_loss: float | None = None
+    habits: Mapping[str, tuple[float | None, float | None]] = field(default_factory=dict)
+    right_share: float | None = None
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """One pass over the held-out documents, after `step` optimiser steps."""
 
@@ -65,6 +74,7 @@ class Evaluation:
     seconds: float | None
     per_source: Mapping[str, HeldOutSums]
     per_slice: Mapping[str, HeldOutSums]
+    probed: Probed = field(default_factory=Probed)
 
     @property
     def accuracy(self) -> float | None:

@@ -6,7 +6,7 @@ random number and changes nothing that training depends on, so that a run that s
 without a gate.
 
 With `train.gate.most_replay_weight` the gate is a controller as well: it sets what the tokens of replay weigh in the loss. Its decision
-is a function of the evaluation and of its own last decision alone, and stands in the checkpoint; which documents a step has
+is a function of the last two evaluations alone, and stands in the checkpoint; which documents a step has
 stays as planned. So a run that is cut goes on as if it had not been.
 """
 
@@ -24,11 +24,6 @@ from tutelage.train.evaluate import Evaluation
 from tutelage.train.objective import total
 from tutelage.train.prepare import Prepared
 from tutelage.train.probe import Probed
-
-AIM = 0.8
-"""Part of the budget that the controller lets be used up: the rest is for what it learns too late."""
-GAIN = 2.5
-"""Doublings of the weight for an error of one budget."""
 
 
 class Budget(StrEnum):
@@ -82,7 +77,8 @@ class Gate:
         gate = self._with_best(probed)
         if rule.forgetting is not None and self.before is not None and probed.text_loss is not None:
             rise = probed.text_loss / self.before - 1
-            weight = self._weighed(rise / rule.forgetting, rule.most_replay_weight)
+            expected = 2 * rise - (self.rise or 0.0)  # at the next evaluation, if it goes on as since the last one
+            weight = _replay_weight(expected / rule.forgetting, rule.most_replay_weight)
             gate = replace(gate, rise=rise, replay_weight=weight)
         breaches = {budget.value: step for budget in gate.beyond(probed, rule)}
         return replace(gate, breaches=breaches | dict(gate.breaches))
@@ -91,13 +87,6 @@ class Gate:
         lowest = {name: min(habit.share, self.lowest.get(name, math.inf)) for name, habit in probed.habits.items()}
         known = [share for share in (self.most_right, probed.right_share) if share is not None]
         return replace(self, lowest={**self.lowest, **lowest}, most_right=max(known, default=None))
-
-    def _weighed(self, used: float, most: float) -> float:
-        """Return the weight of replay where `used` is the part of the budget that is used up: at most doubled, at least halved."""
-        doublings = GAIN * (used - AIM)
-        if math.isnan(doublings):
-            return most
-        return min(most, max(1.0, self.replay_weight * 2 ** min(1.0, max(-1.0, doublings))))
 
     def beyond(self, probed: Probed, rule: Rule) -> dict[Budget, str]:
         """Return the budgets that are used up by what was seen just now, each with what went too far."""
@@ -139,6 +128,14 @@ class Gate:
     def takes_best(self, rule: Rule) -> bool:
         """Whether the result is to be the best weights within the budgets."""
         return bool(self.breaches) and rule.on_breach is OnBreach.BEST
+
+
+def _replay_weight(used: float, most: float) -> float:
+    """Return what replay weighs where `used` is the part of the budget that is about to be used up: 1 at nothing, `most` at all of it.
+
+    Doublings go with the budget, as a loss answers to shares of the whole: from 1 to 2 is as much as from 8 to 16.
+    """
+    return most if math.isnan(used) else float(most ** min(1.0, max(0.0, used)))
 
 
 def text_loss(evaluation: Evaluation, texts: frozenset[str]) -> float | None:

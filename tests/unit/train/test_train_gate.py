@@ -134,17 +134,16 @@ def weights_after(*rises: float, rule: Rule = HOLDS) -> list[float]:
     return found
 
 
-def test_replay_weighs_more_while_the_budget_is_nearly_used_up_and_less_again_after() -> None:
-    rising = weights_after(0.09, 0.11, 0.2, 0.5, 0.5, 0.5)
-    assert 1 < rising[0] < rising[1] and rising[2] == 2 * rising[1] and rising[-1] == 8
-    falling = weights_after(0.2, 0.2, 0.07, 0.0, 0.0, 0.0)
-    assert falling[1] == 4 > falling[2] > falling[3] == falling[2] / 2 and falling[-1] == 1
+def test_replay_weighs_more_the_more_of_the_budget_is_used_up_and_less_again_after() -> None:
+    # still, so that nothing but what is lost already is to be expected
+    course = weights_after(0.0, 0.0, 0.05, 0.05, 0.1, 0.1, 0.3, 0.05, 0.05, -0.2, -0.2)
+    assert course[:2] == [1, 1] and course[3] == pytest.approx(8**0.5) and course[5] == pytest.approx(8)
+    assert course[6] == 8 and course[8] == pytest.approx(8**0.5) and course[-1] == 1
 
 
-def test_at_its_aim_the_controller_leaves_the_weight_as_it_is_and_below_it_never_weighs_less_than_planned() -> None:
-    at_its_aim = Gate(2.0, replay_weight=3.0).after(1, Probed(text_loss=2.16), HOLDS)
-    assert at_its_aim.replay_weight == pytest.approx(3)
-    assert weights_after(0.0, -0.2) == [1, 1]
+def test_the_controller_looks_ahead_by_as_much_as_was_lost_since_the_last_evaluation() -> None:
+    (_, slowly), (_, fast), (_, back) = weights_after(0.03, 0.04), weights_after(0.0, 0.04), weights_after(0.08, 0.04)
+    assert (slowly, fast, back) == (pytest.approx(8**0.5), pytest.approx(8**0.8), 1)
 
 
 def test_a_loss_that_is_no_number_asks_for_all_the_replay_there_is() -> None:

@@ -12,7 +12,7 @@ from tutelage.chat.template import named_template
 from tutelage.chat.tokenizer import ChatTokenizer
 from tutelage.config.schema import SampleConfig
 from tutelage.data.conversation import Conversation, Document, Message, Role
-from tutelage.train.sample import choose_prompts, write_samples
+from tutelage.train.sample import Prompt, choose_prompts, of_one_pass, write_samples
 
 CHAT = Conversation((Message(Role.SYSTEM, "Be brief."), Message(Role.USER, "Who?"), Message(Role.ASSISTANT, "Mira.")))
 
@@ -68,3 +68,10 @@ def test_answers_are_given_in_evaluation_mode_and_training_goes_on() -> None:
         "stopped": True,
         "num_tokens": 2,
     }
+
+
+def test_prompts_are_answered_together_as_long_as_their_rows_fit_and_a_longer_one_alone() -> None:
+    prompts = [Prompt((), tuple(range(length))) for length in (10, 20, 10, 90, 10, 10)]
+    groups = [[len(prompt.ids) for prompt in group] for group in of_one_pass(prompts, 10, 60)]
+    assert groups == [[10, 20], [10], [90], [10, 10]]
+    assert list(of_one_pass([], 10, 60)) == []
