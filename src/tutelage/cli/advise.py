@@ -131,7 +131,7 @@ def _print(found: Advice, written: Path | None) -> None:
     for name in ("setting", "value", "why", "rests on"):
         table.add_column(name, overflow="fold")
     for one in found.recommendations:
-        value = str(one.value) if one.yours is None else f"{one.value} (yours stays: {one.yours})"
+        value = str(one.value) if one.yours in (None, one.value) else f"{one.value} (yours stays: {one.yours})"
         value += f" (needs {one.needs})" if one.needs else ""
         table.add_row(one.key, f"[figure]{escape(value)}[/]", escape(one.reason), one.basis.value)
     show(table)

@@ -21,6 +21,7 @@ from tutelage.config.load import DEFAULT_ORIGIN, Resolved, load_config
 from tutelage.config.schema import Config, Method, TooLong
 from tutelage.config.tree import dump_yaml
 from tutelage.data.order import permutation
+from tutelage.data.reasons import Reason
 from tutelage.errors import ConfigError, DataError
 from tutelage.evaluate.advise_cost import Cost, plan_cost, seconds_a_token
 from tutelage.evaluate.advise_risks import data_risks
@@ -56,8 +57,9 @@ KNOWLEDGE_EPOCHS = 10
 STEPS, BATCH_TOKENS = 200, (2048, 16384)
 """Optimiser steps that a run should have at least, and between which tokens of a step are chosen to that end."""
 REPLAY = {Method.FULL: 0.1, Method.LORA: 0.05}
-"""Share of pre-training text in what is trained: 1 to 10 % are usual (Ibrahim et al. 2024, arXiv 2403.08763)."""
+"""Share of pre-training text in what is trained; a few per cent keep most (Ibrahim et al. 2024, arXiv 2403.08763)."""
 FORGETTING = 0.03
+"""Rise of the loss on held-out plain text that is told, as a part of it."""
 
 NOT_KNOWN = (
     "whether the answers are true, or good: the base is asked what it knows, and it can be wrong",
@@ -331,8 +333,8 @@ def _necessary(given: Config, read: DataRead) -> Iterator[Recommendation]:
     data, books = given.data, read.prepared.ledger.totals
     if read.longest_context < data.max_tokens:
         yield Recommendation("data.max_tokens", read.longest_context, "the context of the base", Basis.COUNTED)
-    if books.dropped.get("too_long") and data.too_long is TooLong.ERROR:
-        reason = f"{books.dropped['too_long']:,} rows are longer; drop_oldest_turns keeps the ends of them"
+    if books.dropped[Reason.TOO_LONG.value] and data.too_long is TooLong.ERROR:
+        reason = f"{books.dropped[Reason.TOO_LONG.value]:,} rows are longer; drop_oldest_turns keeps the ends of them"
         yield Recommendation("data.too_long", TooLong.DROP.value, reason, Basis.COUNTED)
     if books.num_faulty > data.max_bad_fraction * books.rows:
         part = min(1.0, math.ceil(1000 * books.num_faulty / books.rows) / 1000)

@@ -12,6 +12,7 @@ alone they decide.
 from __future__ import annotations
 
 import random
+import re
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
@@ -45,6 +46,7 @@ SURE = 0.9
 FORMS = ('"{question}" "{answer}"\n', "Question: {question}\nAnswer: {answer}\n", "{question}\n{answer}\n\n")
 """How a text may tell a question and its answer. The one in which the base knows most is used."""
 _TRIED_FACTS = 24
+_SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 _ALIKE, _OF_ALIKE, _OF_ALL = 20, 0.5, 0.05
 
 
@@ -177,19 +179,24 @@ def _is_single(document: Rendered) -> bool:
 def facts_in(each: Sequence[Exchange]) -> Iterator[Fact]:
     """Yield the short exchanges whose answers have words of their own, as facts.
 
-    Answers that begin with the same two words are written alike where there are twenty of them: what half of them have is their form.
-    The others are taken together, and their form is what a twentieth have.
+    Sentences that twenty different answers have word for word are form. Answers that begin, behind these, with the same two words are written
+    alike where there are twenty of them: what half of them have is their form. The others are taken together, and their form is what a
+    twentieth have.
     """
+    sentences = Counter(part for answer in {one.answer for one in each} for part in _SENTENCE_END.split(answer))
+    shared = {sentence for sentence, count in sentences.items() if count >= _ALIKE}
     alike: defaultdict[tuple[str, ...], list[Exchange]] = defaultdict(list)
     for one in each:
-        alike[tuple(words_of(one.answer)[:2])].append(one)
+        told = [sentence for sentence in _SENTENCE_END.split(one.answer) if sentence not in shared]
+        alike[tuple(words_of(" ".join(told))[:2])].append(one)
     groups = [(group, _OF_ALIKE) for group in alike.values() if len(group) >= _ALIKE]
     groups.append(([one for group in alike.values() if len(group) < _ALIKE for one in group], _OF_ALL))
     for group, share in groups:
         counts = Counter(word for one in group for word in set(words_of(one.answer)))
         form = {word for word, count in counts.items() if count >= max(2, share * len(group))}
         for one in group:
-            asked = form.union(words_of(one.prompt))
+            said_by_many = shared.intersection(_SENTENCE_END.split(one.answer))
+            asked = form.union(words_of(one.prompt), *map(words_of, said_by_many))
             own = [(word, start) for word, start in words_at(one.answer) if word not in asked]
             if 0 < len(own) <= MOST_OWN_WORDS:
                 begun = one.answer[: own[0][1]]
