@@ -63,6 +63,13 @@ class Reply:
     log_probability: float | None = None
 
 
+def unusable(reply: Reply) -> str | None:
+    """Return why nothing can be made of a reply, or None."""
+    if not reply.text.strip():
+        return "the answer is empty"
+    return "the answer was cut at the longest allowed" if reply.finish == "length" else None
+
+
 class ReplyError(ValueError):
     """A reply that does not say what a reply must say."""
 

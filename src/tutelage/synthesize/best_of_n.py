@@ -27,7 +27,7 @@ from tutelage.errors import ConfigError, DataError, RunDirError
 from tutelage.files.atomic import write_json
 from tutelage.files.jsonl import write
 from tutelage.generate.journal import Journal, Outcome, State
-from tutelage.generate.sampler import NANODOLLARS, Reply, Request, Sampler
+from tutelage.generate.sampler import NANODOLLARS, Request, Sampler, unusable
 from tutelage.synthesize.lineage import JOURNAL, lineage_of
 from tutelage.synthesize.prompts import Prompt, number_of
 from tutelage.synthesize.risk import report
@@ -63,13 +63,6 @@ class Made:
     figures: Mapping[str, Json]
 
 
-def judge(reply: Reply) -> str | None:
-    """Return why a reply is no candidate, or None."""
-    if not reply.text.strip():
-        return "the answer is empty"
-    return "the answer was cut at the longest allowed" if reply.finish == "length" else None
-
-
 def build(
     plan: Plan, sampler: Sampler | None, out: Path, *, on_end: Callable[[Journal], None] = lambda journal: None
 ) -> Made:
@@ -86,7 +79,7 @@ def build(
             f"{len(unanswered)} of {len(plan.prompts)} prompts have no `candidates`, so a model has to answer them",
             mend="give --model or --server",
         )
-    with Journal(out / JOURNAL, sampler, judge=judge, cap=plan.cap, on_end=on_end) as journal:
+    with Journal(out / JOURNAL, sampler, judge=unusable, cap=plan.cap, on_end=on_end) as journal:
         requests = _requests(plan, unanswered, sampler)
         outcomes = journal.ask([request for _, request in requests.values()], offline=plan.offline)
         totals = journal.totals().to_json()
@@ -201,8 +194,7 @@ def _write(
         return lineage_of(
             OPERATOR,
             version=VERSION,
-            parents=[prompt.id],
-            where=prompt.where,
+            parents={prompt.id: prompt.where},
             requests=keys,
             chosen_as=chosen_as,
             generator=sorted({reply.model for _, reply in asked if reply is not None}),

@@ -79,7 +79,7 @@ def read_family(folders: Sequence[Path]) -> Family:
         )
     for node in list(nodes.values()):
         for parent in node.parents:
-            nodes.setdefault(parent, Node(parent, "source", _source_of(node), (), {}))
+            nodes.setdefault(parent, Node(parent, "source", _places(node).get(parent, ""), (), {}))
     return Family(nodes)
 
 
@@ -107,9 +107,10 @@ def _requests(folder: Path) -> Iterator[Node]:
     database.close()
 
 
-def _source_of(node: Node) -> str:
+def _places(node: Node) -> dict[str, str]:
+    """Return where the parents of a record stand."""
     lineage = node.facts.get("lineage")
-    return str(lineage.get("where", "")) if isinstance(lineage, Mapping) else ""
+    return dict(zip(lineage["parents"], lineage["where"], strict=False)) if isinstance(lineage, Mapping) else {}
 
 
 def tree(family: Family, node: Node, *, depth: int = 0) -> Iterator[tuple[int, Node]]:
@@ -125,14 +126,14 @@ def _climb(family: Family, node: Node, depth: int, below: frozenset[str]) -> Ite
 
 
 def lineage_of(
-    operator: str, *, version: int, parents: Iterable[str], where: str, requests: Iterable[str], **facts: Json
+    operator: str, *, version: int, parents: Mapping[str, str], requests: Iterable[str], **facts: Json
 ) -> dict[str, Json]:
-    """Return the lineage of a record."""
+    """Return the lineage of a record. `parents` are ids, each with where it stands."""
     return {
         "operator": operator,
         "version": version,
         "parents": list(parents),
-        "where": where,
+        "where": list(parents.values()),
         "requests": list(requests),
         **facts,
     }

@@ -38,6 +38,7 @@ VERBS = (
 )
 SUBVERBS = (
     "generate best-of-n",
+    "generate self-instruct",
     "config schema",
     "config presets",
     "config launch",

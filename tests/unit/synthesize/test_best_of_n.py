@@ -50,7 +50,7 @@ def test_right_answers_are_chosen_and_controls_are_as_many(tmp_path: Path) -> No
     (example,) = jsonl.read(tmp_path / "out" / "sft.jsonl")
     assert example["messages"][-1] == {"role": "assistant", "content": "It is 4."}
     assert example["lineage"]["licence"] == "CC0"
-    assert example["lineage"]["where"] == f"{rows}:1"
+    assert example["lineage"]["where"] == [f"{rows}:1"]
     (pair,) = jsonl.read(tmp_path / "out" / "pairs.jsonl")
     assert (pair["chosen"][0]["content"], pair["rejected"][0]["content"], pair["margin"]) == (
         "It is 4.",
