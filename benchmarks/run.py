@@ -27,7 +27,7 @@ from tutelage.files.atomic import write_text
 HERE = Path(__file__).parent
 RESULTS = HERE / "RESULTS.md"
 PACKAGES = ("tutelage", "torch", "transformers", "peft", "tokenizers", "numpy")
-BY_NAME_ONLY = ("compile", "demo", "gate", "planted", "retrieval")
+BY_NAME_ONLY = ("advice", "compile", "demo", "gate", "planted", "retrieval")
 
 
 @dataclass(frozen=True)

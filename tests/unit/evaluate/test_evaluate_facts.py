@@ -25,13 +25,10 @@ def test_a_fact_is_what_neither_the_question_nor_the_form_of_the_answers_says() 
 
 
 def test_a_courtesy_before_some_answers_is_no_part_of_their_facts() -> None:
-    plain, polite = (
-        asked("The home of person{n} is in {town}."),
-        asked("It is a joy. The home of person{n} is in {town}."),
-    )
-    facts = list(facts_in([*plain[:15], *polite[:25]]))
+    homes = asked("It is a joy. The home of person{n} is in {town}.", 24)
+    facts = list(facts_in([*homes, *asked("It is a joy. By trade person{n} serves {town}.", 30)]))
     assert {fact.own for fact in facts} == {frozenset({town.lower()}) for town in TOWNS}
-    assert facts[-1].begun == "It is a joy. The home of person24 is in "
+    assert facts[0].begun == "It is a joy. The home of person0 is in "
 
 
 def test_answers_that_are_all_alike_or_repeat_the_question_hold_no_fact() -> None:
