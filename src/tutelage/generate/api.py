@@ -1,8 +1,8 @@
 """Answers from an OpenAI-compatible server: vLLM, SGLang, llama.cpp, `transformers serve`, a cloud.
 
-As many requests are out at once as the server takes: one more after every 25 answers, a quarter fewer each time it says that it is
-busy, and then a pause, as long as it asks for. A server that is away is waited for; what went wrong with one request (cut off, too
-slow, not to be read) is tried again a few times. The key comes from an environment variable and is written nowhere.
+As many requests are out at once as the server takes: one more with each answer until it says that it is busy; then a quarter fewer, after
+a pause as long as it asks for, and one more after every 25 answers. A server that is away is waited for; what went wrong with one request
+(cut off, too slow, not to be read) is tried again a few times. The key comes from an environment variable and is written nowhere.
 """
 
 from __future__ import annotations
@@ -333,6 +333,7 @@ class _Gate:
         self._most = most
         self._room = float(min(most, _START_AT_ONCE))
         self._well = 0
+        self._was_busy = False
         self._pauses = 0
         self._closed_until = 0.0
         self._waiting: deque[asyncio.Future[None]] = deque()
@@ -358,10 +359,10 @@ class _Gate:
         self._let_in()
 
     def went_well(self) -> None:
-        """Count an answer; enough of them make room for one more."""
+        """Count an answer: each makes room for one more until the server has been busy once, and then every 25th."""
         self._pauses = 0
         self._well += 1
-        if self._well % _ANSWERS_FOR_ONE_MORE == 0 or self._room < _START_AT_ONCE:
+        if not self._was_busy or self._well % _ANSWERS_FOR_ONE_MORE == 0:
             self._room = min(self._most, self._room + 1)
             self._let_in()
 
@@ -369,6 +370,7 @@ class _Gate:
         """Make less room and close for a while: as long as the server said, else longer each time. Once for each pause."""
         if time() < self._closed_until and seconds is None:
             return
+        self._was_busy = True
         if time() >= self._closed_until:
             self._room = max(1.0, self._room * _LESS)
             self._pauses += 1
